@@ -1,0 +1,118 @@
+// Chooses the variant at run time, and holds what does not depend on it: buffer sizes and the work for all workers.
+#include <stdlib.h>
+
+#include "cache.h"
+#include "scalar.h"
+#include "variants.h"
+
+const qk_kernels *qk_kernels_scalar(void) {
+  static const qk_kernels table = QK_TABLE("scalar", qk_scalar_);
+  return &table;
+}
+
+const qk_kernels *qk_kernels_avx2(void) {
+  __builtin_cpu_init();
+  const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return has ? &qk_table_avx2 : NULL;
+}
+
+const qk_kernels *qk_kernels_avx512(void) {
+  __builtin_cpu_init();
+  const bool has = qk_kernels_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (!has) return NULL;
+  return __builtin_cpu_supports("avx512bf16") ? &qk_table_avx512bf16 : &qk_table_avx512;
+}
+
+const qk_kernels *qk_kernels_named(const char *name) {
+  if (strcmp(name, "scalar") == 0) return qk_kernels_scalar();
+  if (strcmp(name, "avx2") == 0) return qk_kernels_avx2();
+  if (strcmp(name, "avx512") == 0) return qk_kernels_avx512();
+  return NULL;
+}
+
+const qk_kernels *qk_kernels_best(void) {
+  const char *wanted = getenv("QUIRE_KERNELS");
+  const qk_kernels *k = wanted ? qk_kernels_named(wanted) : NULL;
+  if (!k) k = qk_kernels_avx512();
+  if (!k) k = qk_kernels_avx2();
+  return k ? k : qk_kernels_scalar();
+}
+
+qk_activation qk_activation_for(qk_type weights) {
+  const qk_format *f = qk_format_of(weights);
+  return f && f->decode ? QK_ACT_Q8 : QK_ACT_BF16;
+}
+
+qk_int qk_activation_bytes(qk_activation kind, qk_int columns) {
+  const qk_int lines = kind == QK_ACT_Q8 ? (columns + 31) / 32 : (2 * columns + 63) / 64;
+  return (lines | 1) * 64;  // an odd number of cache lines, so that the same column of many tokens does not fall into one cache set
+}
+
+qk_int qk_matmul_scratch_bytes(qk_int columns) {
+  return QK_ROW_GROUP * (columns + 64) * 4 + 16384;  // a group of rows as float32; or a tile of unpacked blocks
+}
+
+qk_int qk_cache_row_bytes(qk_cache_type type, qk_int c, qk_int r) {
+  const qk_int bytes = type == QK_CACHE_F32 ? 4 * (c + r) : type == QK_CACHE_BF16 ? 2 * (c + r) : qk_int8_latent_offset(c, r) + c;
+  return (bytes + 3) / 4 * 4;
+}
+
+qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_width) {
+  const qk_int key = (key_width + 63) / 64 * 64, value = (value_width + 63) / 64 * 64, padded_rows = (rows + 15) / 16 * 16;
+  const qk_int queries = padded_rows * key, tile = QK_KEY_TILE * (key + value), row = key + value, part = padded_rows * (value + 2);
+  return 4 * (queries + tile + row + part) + 4096;
+}
+
+// ------------------------------------------------------------------------------- work for all workers
+
+enum { ROWS_PER_JOB = 64 };  // a multiple of QK_ROW_GROUP
+
+typedef struct matmul_run {
+  qk_pool *pool;
+  const qk_kernels *kernels;
+  const qk_matmul_task *tasks;
+  qk_int count, rows_per_job;
+} matmul_run;
+
+static qk_int jobs_of(const qk_matmul_task *t, qk_int rows_per_job) {
+  return t->tokens > 0 ? (t->w->rows + rows_per_job - 1) / rows_per_job : 0;
+}
+
+static void matmul_job(void *context, qk_int job, qk_int worker) {
+  const matmul_run *run = context;
+  const qk_matmul_task *t = run->tasks;
+  for (qk_int n; job >= (n = jobs_of(t, run->rows_per_job)); t++) job -= n;
+  const qk_int begin = job * run->rows_per_job, limit = begin + run->rows_per_job, end = limit < t->w->rows ? limit : t->w->rows;
+  void *scratch = qk_pool_scratch(run->pool, worker);
+  if (t->w->layout == QK_PACKED)
+    run->kernels->matmul_fast(t->w, begin, end, t->x, t->index, t->tokens, t->y, t->y_stride, scratch);
+  else
+    run->kernels->matmul_exact(t->w, begin, end, t->x, t->x_stride, t->index, t->tokens, t->y, t->y_stride, scratch);
+}
+
+void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, const qk_matmul_task *tasks, qk_int count) {
+  matmul_run run = {pool, kernels, tasks, count, ROWS_PER_JOB};
+  qk_int jobs = 0;
+  for (qk_int i = 0; i < count; i++) jobs += jobs_of(&tasks[i], run.rows_per_job);
+  qk_pool_run(pool, matmul_job, &run, jobs);
+}
+
+typedef struct pack_run {
+  qk_matrix source;
+  void *destination;
+} pack_run;
+
+enum { GROUPS_PER_JOB = 8 };
+
+static void pack_job(void *context, qk_int job, qk_int worker) {
+  (void)worker;
+  const pack_run *run = context;
+  const qk_int begin = job * GROUPS_PER_JOB, groups = qk_group_count(run->source.rows);
+  qk_pack(run->source, run->destination, begin, begin + GROUPS_PER_JOB < groups ? begin + GROUPS_PER_JOB : groups);
+}
+
+void qk_pool_pack(qk_pool *pool, qk_matrix source, void *destination) {
+  pack_run run = {source, destination};
+  qk_pool_run(pool, pack_job, &run, (qk_group_count(source.rows) + GROUPS_PER_JOB - 1) / GROUPS_PER_JOB);
+}

@@ -1,0 +1,37 @@
+// The worker pool: pthreads that run plain C functions for the engine thread, which works along.
+// Between runs workers spin for some microseconds and then sleep on a futex: an idle pool uses no CPU.
+// Knows nothing of what the jobs do.
+#ifndef QUIRE_POOL_H
+#define QUIRE_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#pragma clang assume_nonnull begin
+
+typedef ptrdiff_t qk_int;
+
+typedef struct qk_pool qk_pool;
+
+/// One job. `worker` is 0 (the calling thread) ... threads - 1: the index of the thread's own scratch.
+typedef void (*qk_job)(void *_Nullable context, qk_int job, qk_int worker);
+
+#define QK_POOL_MAX_THREADS 256
+
+/// `threads` in 1...QK_POOL_MAX_THREADS counts the caller (1 = no thread is made). NULL if threads or memory are refused.
+qk_pool *_Nullable qk_pool_create(qk_int threads);
+void qk_pool_destroy(qk_pool *_Nullable pool);
+qk_int qk_pool_threads(const qk_pool *pool);
+
+/// Calls job(context, j, worker) once for every j in 0 ..< jobs and returns when all have returned. Jobs are claimed in
+/// rising order. Not reentrant: one thread owns the pool. What a job wrote is visible after the return, and to the next run.
+void qk_pool_run(qk_pool *pool, qk_job job, void *_Nullable context, qk_int jobs);
+
+/// Makes every worker's scratch at least `bytes` large (64-byte aligned). Contents are not kept. 0 on success, -1 if
+/// memory is refused (the old scratch stays). Not during a run.
+int32_t qk_pool_reserve(qk_pool *pool, qk_int bytes);
+void *_Nullable qk_pool_scratch(const qk_pool *pool, qk_int worker);
+qk_int qk_pool_scratch_bytes(const qk_pool *pool);
+
+#pragma clang assume_nonnull end
+#endif

@@ -1,0 +1,193 @@
+// The worker pool of quire_pool.h: an epoch (odd = a run is open), an atomic job counter, and a count of the workers
+// inside. A sleeping worker is never waited for: a run ends when its jobs are done and every worker that entered has left.
+// Only C11 atomics order memory (so ThreadSanitizer sees everything); the futex calls only sleep and wake.
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE  // syscall
+#endif
+#include "quire_pool.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SPIN_NANOSECONDS = 40000, PAUSES_PER_LOOK = 32, CACHE_LINE = 64 };
+
+typedef struct worker {
+  struct qk_pool *pool;
+  qk_int index;
+  pthread_t thread;
+} worker;
+
+struct qk_pool {
+  // Written by the owner while no worker is inside; read by workers that saw an odd epoch.
+  qk_job job;
+  void *context;
+  qk_int jobs;
+  qk_int threads;
+  void **scratch;  // [threads]
+  qk_int scratch_bytes;
+  worker *workers;  // [threads - 1]
+  _Alignas(CACHE_LINE) _Atomic uint32_t epoch;
+  _Atomic uint32_t sleepers;
+  _Atomic bool stopping;
+  _Alignas(CACHE_LINE) _Atomic uint32_t inside;
+  _Atomic bool owner_sleeps;
+  _Alignas(CACHE_LINE) _Atomic qk_int next;
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int count) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0); }
+
+static int64_t now_nanoseconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void pause_a_little(void) {
+  for (int i = 0; i < PAUSES_PER_LOOK; i++) __builtin_ia32_pause();
+}
+
+static void claim_jobs(qk_pool *pool, qk_int index) {
+  const qk_int jobs = pool->jobs;
+  for (;;) {
+    qk_int j = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
+    if (j >= jobs) return;
+    pool->job(pool->context, j, index);
+  }
+}
+
+/// Waits until the epoch is no longer `seen`: spins, then sleeps.
+static void wait_for_epoch(qk_pool *pool, uint32_t seen) {
+  const int64_t deadline = now_nanoseconds() + SPIN_NANOSECONDS;
+  while (atomic_load(&pool->epoch) == seen) {
+    if (now_nanoseconds() < deadline) {
+      pause_a_little();
+      continue;
+    }
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (atomic_load(&pool->epoch) == seen) futex_wait(&pool->epoch, seen);
+    atomic_fetch_sub(&pool->sleepers, 1);
+  }
+}
+
+static void *worker_main(void *argument) {
+  worker *self = argument;
+  qk_pool *pool = self->pool;
+  uint32_t done = 0;  // the epoch this worker has nothing left to do in
+  for (;;) {
+    wait_for_epoch(pool, done);
+    if (atomic_load(&pool->stopping)) return NULL;
+    atomic_fetch_add(&pool->inside, 1);
+    done = atomic_load(&pool->epoch);
+    if (done & 1) claim_jobs(pool, self->index);
+    if (atomic_fetch_sub(&pool->inside, 1) == 1 && atomic_load(&pool->owner_sleeps)) futex_wake(&pool->inside, 1);
+  }
+}
+
+static void wait_until_empty(qk_pool *pool) {
+  const int64_t deadline = now_nanoseconds() + SPIN_NANOSECONDS;
+  uint32_t inside;
+  while ((inside = atomic_load(&pool->inside)) != 0) {
+    if (now_nanoseconds() < deadline) {
+      pause_a_little();
+      continue;
+    }
+    atomic_store(&pool->owner_sleeps, true);
+    if ((inside = atomic_load(&pool->inside)) != 0) futex_wait(&pool->inside, inside);
+    atomic_store(&pool->owner_sleeps, false);
+  }
+}
+
+void qk_pool_run(qk_pool *pool, qk_job job, void *context, qk_int jobs) {
+  if (jobs <= 0) return;
+  if (pool->threads == 1 || jobs == 1) {
+    for (qk_int j = 0; j < jobs; j++) job(context, j, 0);
+    return;
+  }
+  pool->job = job;
+  pool->context = context;
+  pool->jobs = jobs;
+  atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+  atomic_fetch_add(&pool->epoch, 1);  // opens: releases the fields above
+  if (atomic_load(&pool->sleepers) != 0) futex_wake(&pool->epoch, (int)(jobs - 1 < pool->threads - 1 ? jobs - 1 : pool->threads - 1));
+  claim_jobs(pool, 0);
+  atomic_fetch_add(&pool->epoch, 1);  // closes: whoever enters from now on leaves at once
+  wait_until_empty(pool);
+}
+
+static void stop_workers(qk_pool *pool, qk_int started) {
+  atomic_store(&pool->stopping, true);
+  atomic_fetch_add(&pool->epoch, 2);
+  futex_wake(&pool->epoch, QK_POOL_MAX_THREADS);
+  for (qk_int i = 0; i < started; i++) pthread_join(pool->workers[i].thread, NULL);
+}
+
+static void release(qk_pool *pool) {
+  if (pool->scratch)
+    for (qk_int i = 0; i < pool->threads; i++) free(pool->scratch[i]);
+  free(pool->scratch);
+  free(pool->workers);
+  free(pool);
+}
+
+qk_pool *qk_pool_create(qk_int threads) {
+  if (threads < 1 || threads > QK_POOL_MAX_THREADS) return NULL;
+  qk_pool *pool = aligned_alloc(CACHE_LINE, (sizeof(qk_pool) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+  if (!pool) return NULL;
+  *pool = (qk_pool){.threads = threads};
+  pool->scratch = calloc((size_t)threads, sizeof(void *));
+  pool->workers = calloc((size_t)threads, sizeof(worker));
+  if (!pool->scratch || !pool->workers) {
+    release(pool);
+    return NULL;
+  }
+  for (qk_int i = 0; i < threads - 1; i++) {
+    pool->workers[i] = (worker){.pool = pool, .index = i + 1};
+    if (pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]) != 0) {
+      stop_workers(pool, i);
+      release(pool);
+      return NULL;
+    }
+  }
+  return pool;
+}
+
+void qk_pool_destroy(qk_pool *pool) {
+  if (!pool) return;
+  stop_workers(pool, pool->threads - 1);
+  release(pool);
+}
+
+qk_int qk_pool_threads(const qk_pool *pool) { return pool->threads; }
+
+int32_t qk_pool_reserve(qk_pool *pool, qk_int bytes) {
+  if (bytes <= pool->scratch_bytes) return 0;
+  if (bytes > PTRDIFF_MAX - CACHE_LINE) return -1;
+  const qk_int rounded = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+  void *fresh[QK_POOL_MAX_THREADS];
+  for (qk_int i = 0; i < pool->threads; i++) {
+    fresh[i] = aligned_alloc(CACHE_LINE, (size_t)rounded);
+    if (fresh[i]) continue;
+    while (i-- > 0) free(fresh[i]);
+    return -1;
+  }
+  for (qk_int i = 0; i < pool->threads; i++) {
+    free(pool->scratch[i]);
+    pool->scratch[i] = fresh[i];
+  }
+  pool->scratch_bytes = rounded;
+  return 0;
+}
+
+void *qk_pool_scratch(const qk_pool *pool, qk_int worker) { return pool->scratch[worker]; }
+
+qk_int qk_pool_scratch_bytes(const qk_pool *pool) { return pool->scratch_bytes; }

@@ -1,0 +1,160 @@
+// The scalar variant's latent cache rows and attention (SPEC 2.4): one query row, one key after the other, in tiles of
+// QK_KEY_TILE keys with a running softmax. The oracle of the vector variants.
+#include <math.h>
+
+#include "scalar.h"
+
+QK_STRICT_FLOAT
+
+/// Up to 64 latents with one scale = max|x| / 127. Inf or NaN among them: the scale becomes NaN, so that it shows.
+static void store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
+  uint32_t largest = 0;  // as bits: NaN is larger than all
+  for (qk_int i = 0; i < count; i++) {
+    const uint32_t bits = qk_bits_of_float(x[i]) & 0x7FFFFFFF;
+    if (bits > largest) largest = bits;
+  }
+  const bool finite = largest < 0x7F800000, zero = !(qk_float_of_bits(largest) >= 1e-30f);
+  const float scale = !finite ? NAN : zero ? 0 : qk_float_of_bits(largest) / 127.0f;
+  const float inverse = finite && !zero ? 127.0f / qk_float_of_bits(largest) : 0;
+  memcpy(scale_out, &scale, 4);
+  for (qk_int i = 0; i < count; i++) q[i] = inverse == 0 ? 0 : (int8_t)lrintf(x[i] * inverse);
+}
+
+void qk_scalar_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const float *latent, const float *rope, void *row) {
+  uint8_t *out = row;
+  if (type == QK_CACHE_F32) {
+    memcpy(out, latent, (size_t)c * 4);
+    memcpy(out + 4 * c, rope, (size_t)r * 4);
+  } else if (type == QK_CACHE_BF16) {
+    qk_scalar_f32_to_bf16(latent, (uint16_t *)out, c);
+    qk_scalar_f32_to_bf16(rope, (uint16_t *)out + c, r);
+  } else {
+    for (qk_int first = 0; first < c; first += QK_INT8_LATENTS_PER_SCALE)
+      store_int8_group(latent + first, c - first < QK_INT8_LATENTS_PER_SCALE ? c - first : QK_INT8_LATENTS_PER_SCALE,
+                       out + first / QK_INT8_LATENTS_PER_SCALE * 4, (int8_t *)out + qk_int8_latent_offset(c, r) + first);
+    qk_scalar_f32_to_bf16(rope, (uint16_t *)(out + qk_int8_rope_offset(c)), r);
+  }
+}
+
+static void load_row(const qk_pages *p, qk_int position, float *latent, float *rope) {
+  const uint8_t *row = qk_cache_row(p, position);
+  const qk_int c = p->c, r = p->r, width = p->type == QK_CACHE_F32 ? 4 : 2;
+  if (p->type == QK_CACHE_INT8) {
+    const int8_t *q = (const int8_t *)row + qk_int8_latent_offset(c, r);
+    for (qk_int i = 0; latent && i < c; i++)
+      latent[i] = qk_float_of_bits(qk_load32(row + i / QK_INT8_LATENTS_PER_SCALE * 4)) * (float)q[i];
+  } else {
+    for (qk_int i = 0; latent && i < c; i++)
+      latent[i] = width == 4 ? qk_float_of_bits(qk_load32(row + 4 * i)) : qk_float_of_bf16(qk_load16(row + 2 * i));
+  }
+  const uint8_t *k = row + (p->type == QK_CACHE_INT8 ? qk_int8_rope_offset(c) : width * c);
+  for (qk_int i = 0; rope && i < r; i++)
+    rope[i] = width == 4 ? qk_float_of_bits(qk_load32(k + 4 * i)) : qk_float_of_bf16(qk_load16(k + 2 * i));
+}
+
+void qk_scalar_cache_load_rows(const qk_pages *pages, qk_int begin, qk_int end, float *latent, qk_int latent_stride, float *rope,
+                               qk_int rope_stride) {
+  for (qk_int p = begin; p < end; p++)
+    load_row(pages, p, latent ? latent + (p - begin) * latent_stride : NULL, rope ? rope + (p - begin) * rope_stride : NULL);
+}
+
+/// Keys of one tile as the caller has them: parts a [na] and b [nb] of a key, and its value [nv].
+typedef struct tile {
+  const float *a, *b, *value;
+  qk_int a_stride, b_stride, value_stride, na, nb, nv, keys;
+} tile;
+
+/// One query row against the tile: m, l, u of that row go on.
+static void attend(const float *q, const tile *t, float *m, float *l, float *u) {
+  float score[QK_KEY_TILE], largest = *m;
+  for (qk_int s = 0; s < t->keys; s++) {
+    float sum = 0;
+    for (qk_int i = 0; i < t->na; i++) sum += q[i] * t->a[s * t->a_stride + i];
+    for (qk_int i = 0; i < t->nb; i++) sum += q[t->na + i] * t->b[s * t->b_stride + i];
+    score[s] = sum;
+    largest = sum > largest ? sum : largest;
+  }
+  if (largest == -INFINITY) return;
+  const float old = expf(*m - largest);
+  *m = largest;
+  *l *= old;
+  for (qk_int i = 0; i < t->nv; i++) u[i] *= old;
+  for (qk_int s = 0; s < t->keys; s++) {
+    const float p = expf(score[s] - largest);
+    *l += p;
+    for (qk_int i = 0; i < t->nv; i++) u[i] += p * t->value[s * t->value_stride + i];
+  }
+}
+
+void qk_scalar_attention_reset(const qk_softmax_state *s, qk_int rows, qk_int width) {
+  for (qk_int i = 0; i < rows; i++) {
+    s->m[i] = -INFINITY;
+    s->l[i] = 0;
+    for (qk_int j = 0; j < width; j++) s->u[i * s->u_stride + j] = 0;
+  }
+}
+
+static qk_int smaller(qk_int a, qk_int b) { return a < b ? a : b; }
+
+/// Keys [begin, end) of one split.
+static void latent_split(const qk_latent_attention *a, qk_int begin, qk_int end, const qk_softmax_state *s, float *keys) {
+  const qk_int c = a->pages.c, r = a->pages.r, width = c + r;
+  qk_scalar_attention_reset(s, (qk_int)a->tokens * a->heads, c);
+  for (qk_int k = begin; k < end; k += QK_KEY_TILE) {
+    const qk_int stop = smaller(end, k + QK_KEY_TILE);
+    qk_scalar_cache_load_rows(&a->pages, k, stop, keys, width, keys + c, width);
+    for (qk_int i = 0; i < (qk_int)a->tokens * a->heads; i++) {
+      const qk_int seen = smaller(stop, a->first_position + i / a->heads + 1) - k;
+      const tile t = {keys, keys + c, keys, width, width, width, c, r, c, seen};
+      if (seen > 0) attend(a->q + i * a->q_stride, &t, &s->m[i], &s->l[i], s->u + i * s->u_stride);
+    }
+  }
+}
+
+void qk_scalar_attention_latent(const qk_latent_attention *a, void *scratch) {
+  const qk_int rows = (qk_int)a->tokens * a->heads, c = a->pages.c, width = c + a->pages.r;
+  const qk_int end = smaller(a->end, a->first_position + a->tokens);
+  float *keys = scratch;  // [QK_KEY_TILE, width]
+  float *u = keys + QK_KEY_TILE * width, *m = u + rows * c, *l = m + rows;
+  const qk_softmax_state part = {.m = m, .l = l, .u = u, .u_stride = c};
+  qk_int split_end = smaller(end, (a->begin / QK_SPLIT + 1) * QK_SPLIT);
+  latent_split(a, a->begin, split_end, &a->state, keys);
+  while (split_end < end) {
+    const qk_int begin = split_end;
+    split_end = smaller(end, begin + QK_SPLIT);
+    latent_split(a, begin, split_end, &part, keys);
+    qk_scalar_attention_merge(&a->state, &part, rows, c);
+  }
+}
+
+void qk_scalar_attention_expanded(const qk_expanded_attention *a, void *scratch) {
+  const qk_int r = a->pages.r, end = smaller(a->end, a->first_position + a->tokens);
+  float *rope = scratch;  // [QK_KEY_TILE, r]
+  for (qk_int k = a->begin; k < end; k += QK_KEY_TILE) {
+    const qk_int stop = smaller(end, k + QK_KEY_TILE);
+    qk_scalar_cache_load_rows(&a->pages, k, stop, NULL, 0, rope, r);
+    for (qk_int i = 0; i < a->tokens; i++) {
+      const qk_int seen = smaller(stop, a->first_position + i + 1) - k, at = k - a->begin;
+      const tile t = {a->k + at * a->k_stride, rope, a->values + at * a->v_stride, a->k_stride, r, a->v_stride, a->n, r, a->v, seen};
+      if (seen > 0) attend(a->q + i * a->q_stride, &t, &a->state.m[i], &a->state.l[i], a->state.u + i * a->state.u_stride);
+    }
+  }
+}
+
+void qk_scalar_attention_merge(const qk_softmax_state *into, const qk_softmax_state *from, qk_int rows, qk_int width) {
+  for (qk_int i = 0; i < rows; i++) {
+    if (from->m[i] == -INFINITY) continue;
+    const float m = into->m[i] > from->m[i] ? into->m[i] : from->m[i];
+    const float old = expf(into->m[i] - m), add = expf(from->m[i] - m);
+    into->m[i] = m;
+    into->l[i] = into->l[i] * old + from->l[i] * add;
+    float *u = into->u + i * into->u_stride;
+    const float *v = from->u + i * from->u_stride;
+    for (qk_int j = 0; j < width; j++) u[j] = u[j] * old + v[j] * add;
+  }
+}
+
+void qk_scalar_attention_finish(const qk_softmax_state *s, qk_int rows, qk_int width, float *out, qk_int out_stride) {
+  for (qk_int i = 0; i < rows; i++)
+    for (qk_int j = 0; j < width; j++) out[i * out_stride + j] = s->l[i] > 0 ? s->u[i * s->u_stride + j] / s->l[i] : 0;
+}

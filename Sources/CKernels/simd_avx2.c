@@ -1,0 +1,26 @@
+// Compiles the vector bodies as the AVX2 variant. Nothing here runs unless dispatch.c found the CPU able.
+#include <immintrin.h>
+#include <math.h>
+
+#include "scalar.h"
+#include "variants.h"
+
+QK_STRICT_FLOAT
+
+#define INLINE static inline __attribute__((always_inline))
+#define QK_BF16_DOT 0
+
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#include "simd_avx2.h"
+#include "simd_shared.h"
+#include "simd_body_vector.h"
+#include "simd_body_exact.h"
+#include "simd_body_unpack.h"
+#include "simd_body_fast.h"
+#include "simd_body_plain.h"
+#include "simd_body_cache.h"
+#include "simd_body_attention.h"
+#include "simd_body_tiles.h"
+#pragma clang attribute pop
+
+const qk_kernels qk_table_avx2 = QK_TABLE("avx2", v_);

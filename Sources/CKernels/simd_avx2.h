@@ -1,0 +1,155 @@
+// Private: the AVX2 (+ FMA, F16C) form of the primitives that the simd_body_*.h bodies are written in: the same 16 lanes and
+// 64 bytes as AVX-512, as two halves. Included inside a target attribute region by simd_avx2.c.
+
+typedef struct { __m256 a, b; } vf;
+typedef struct { __m256i a, b; } vi;
+typedef vi vb;
+
+// SIGNED_WIDE: 8-bit weights stay signed, because maddubs would saturate with weights above 128.
+enum { QUANT_TOKENS = 2, DOT_ROWS = 2, DOT_COLUMNS = 2, SIGNED_WIDE = 1 };
+
+#define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
+#define EACH_I(expr_a, expr_b) ((vi){expr_a, expr_b})
+
+INLINE __m256i f_mask_half(qk_int n) {
+  const int32_t limit = n >= 8 ? 8 : n <= 0 ? 0 : (int32_t)n;
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE vf f_load(const void *p) { return EACH_F(_mm256_loadu_ps(p), _mm256_loadu_ps((const float *)p + 8)); }
+INLINE void f_store(float *p, vf v) {
+  _mm256_storeu_ps(p, v.a);
+  _mm256_storeu_ps(p + 8, v.b);
+}
+INLINE vf f_loadn(const void *p, qk_int n) {
+  return EACH_F(_mm256_maskload_ps(p, f_mask_half(n)), _mm256_maskload_ps((const float *)p + 8, f_mask_half(n - 8)));
+}
+INLINE void f_storen(float *p, vf v, qk_int n) {
+  _mm256_maskstore_ps(p, f_mask_half(n), v.a);
+  _mm256_maskstore_ps(p + 8, f_mask_half(n - 8), v.b);
+}
+INLINE vf f_set1(float x) { return EACH_F(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
+INLINE vf f_zero(void) { return f_set1(0); }
+INLINE vf f_add(vf x, vf y) { return EACH_F(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
+INLINE vf f_sub(vf x, vf y) { return EACH_F(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
+INLINE vf f_mul(vf x, vf y) { return EACH_F(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }
+INLINE vf f_div(vf x, vf y) { return EACH_F(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)); }
+INLINE vf f_fma(vf x, vf y, vf z) { return EACH_F(_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)); }
+INLINE vf f_fnma(vf x, vf y, vf z) { return EACH_F(_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)); }
+/// x > y ? x : y, so y where either is NaN.
+INLINE vf f_max(vf x, vf y) { return EACH_F(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)); }
+INLINE vf f_min(vf x, vf y) { return EACH_F(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)); }
+#define ROUND_NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+INLINE vf f_round(vf x) { return EACH_F(_mm256_round_ps(x.a, ROUND_NEAREST), _mm256_round_ps(x.b, ROUND_NEAREST)); }
+/// x < limit ? 0 : y.
+INLINE vf f_zero_below(vf x, vf limit, vf y) {
+  return EACH_F(_mm256_and_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_NLT_UQ), y.a), _mm256_and_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_NLT_UQ), y.b));
+}
+/// First n lanes of x, the others of y.
+INLINE vf f_first(qk_int n, vf x, vf y) {
+  return EACH_F(_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(f_mask_half(n))),
+                _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(f_mask_half(n - 8))));
+}
+INLINE float f_hmax(vf x) {
+  const __m256 h = _mm256_max_ps(x.a, x.b);
+  __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+INLINE __m128 f_fold(vf x) {
+  const __m256 h = _mm256_add_ps(x.a, x.b);
+  return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+
+INLINE vi i_set1(int32_t x) { return EACH_I(_mm256_set1_epi32(x), _mm256_set1_epi32(x)); }
+INLINE vi i_load(const void *p) { return EACH_I(_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i_u *)p + 1)); }
+INLINE vi i_and(vi x, vi y) { return EACH_I(_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)); }
+INLINE vi i_or(vi x, vi y) { return EACH_I(_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)); }
+INLINE vi i_add(vi x, vi y) { return EACH_I(_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)); }
+INLINE vi i_max(vi x, vi y) { return EACH_I(_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)); }
+INLINE vi i_sll(vi x, int n) { return EACH_I(_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)); }
+INLINE vi i_srl(vi x, int n) { return EACH_I(_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)); }
+INLINE vi i_sra(vi x, int n) { return EACH_I(_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)); }
+INLINE int32_t i_hmax(vi x) {
+  const __m256i h = _mm256_max_epi32(x.a, x.b);
+  __m128i q = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+  q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4E));
+  return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xB1)));
+}
+INLINE int32_t i_hsum(vi x) {
+  const __m256i h = _mm256_add_epi32(x.a, x.b);
+  __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+  q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xB1)));
+}
+INLINE vf f_of_bits(vi x) { return EACH_F(_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)); }
+INLINE vi bits_of_f(vf x) { return EACH_I(_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)); }
+INLINE vf f_of_i(vi x) { return EACH_F(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }
+INLINE vi i_of_f(vf x) { return EACH_I(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)); }  // nearest even
+INLINE vi i_of_u8(__m128i x) { return EACH_I(_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))); }
+INLINE vi i_of_i8(__m128i x) { return EACH_I(_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))); }
+INLINE __m256i i16_of_i(vi x) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8); }
+/// The low 16 bits of each lane.
+INLINE __m256i u16_of_i(vi x) {
+  const __m256i low = _mm256_set1_epi32(0xFFFF);
+  return _mm256_permute4x64_epi64(_mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low)), 0xD8);
+}
+INLINE __m128i i8_of_i(vi x) {
+  const __m256i h = i16_of_i(x);
+  return _mm_packs_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+}
+INLINE vf f_of_f16(const void *p) {
+  return EACH_F(_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u *)p + 1)));
+}
+INLINE vf f_of_bf16(const void *p) {
+  return f_of_bits(i_sll(EACH_I(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i_u *)p + 1))), 16));
+}
+INLINE vf f_of_f16_halves(vi x) {
+  const __m256i h = u16_of_i(x);
+  return EACH_F(_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)));
+}
+/// NaN lanes of `test` take y, the others x.
+INLINE vi i_where_nan(vf test, vi x, vi y) {
+  const __m256i ma = _mm256_castps_si256(_mm256_cmp_ps(test.a, test.a, _CMP_UNORD_Q)), mb = _mm256_castps_si256(_mm256_cmp_ps(test.b, test.b, _CMP_UNORD_Q));
+  return EACH_I(_mm256_blendv_epi8(x.a, y.a, ma), _mm256_blendv_epi8(x.b, y.b, mb));
+}
+/// 2^n for -126 <= n <= 127.
+INLINE vf f_power_of_two(vf n) { return f_of_bits(i_sll(i_add(i_of_f(n), i_set1(127)), 23)); }
+
+INLINE vb b_load(const void *p) { return i_load(p); }
+INLINE void b_store(void *p, vb v) {
+  _mm256_storeu_si256(p, v.a);
+  _mm256_storeu_si256((__m256i_u *)p + 1, v.b);
+}
+INLINE vb b_set1(uint8_t x) { return EACH_I(_mm256_set1_epi8((char)x), _mm256_set1_epi8((char)x)); }
+INLINE vb b_set4(uint32_t x) { return i_set1((int32_t)x); }
+INLINE vb b_and(vb x, vb y) { return i_and(x, y); }
+INLINE vb b_or(vb x, vb y) { return i_or(x, y); }
+/// (byte >> n) & mask and (byte << n) & mask.
+INLINE vb b_right(vb x, int n, uint8_t mask) { return b_and(EACH_I(_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)), b_set1(mask)); }
+INLINE vb b_left(vb x, int n, uint8_t mask) { return b_and(EACH_I(_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)), b_set1(mask)); }
+INLINE vb b_lookup(__m128i table, vb index) {
+  const __m256i t = _mm256_broadcastsi128_si256(table);
+  return EACH_I(_mm256_shuffle_epi8(t, index.a), _mm256_shuffle_epi8(t, index.b));
+}
+INLINE vb b_shuffle4(vb x, __m128i index) {
+  const __m256i s = _mm256_broadcastsi128_si256(index);
+  return EACH_I(_mm256_shuffle_epi8(x.a, s), _mm256_shuffle_epi8(x.b, s));
+}
+/// `value` in the bytes that have the (one) bit of mask, 0 elsewhere.
+INLINE vb b_where_bit(vb x, vb mask, uint8_t value) {
+  const vb hit = b_and(x, mask);
+  return b_and(EACH_I(_mm256_cmpeq_epi8(hit.a, mask.a), _mm256_cmpeq_epi8(hit.b, mask.b)), b_set1(value));
+}
+/// Signed weights as a file has them -> what i_dot wants for "wide" weights: signed.
+INLINE vb b_wide(vb x) { return x; }
+
+INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, bool wide) {
+  // Wide: |w| <= 128 and |x| <= 127, so a pair sum is at most 32512. Narrow: w < 64, at most 16002. Neither saturates.
+  const __m256i pairs = wide ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+/// acc + for each of 16 rows: 4 weights (unsigned; signed if wide) times 4 activations (signed).
+INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {
+  const __m256i v = _mm256_set1_epi32(x);
+  return EACH_I(dot_half(acc.a, w.a, v, wide), dot_half(acc.b, w.b, v, wide));
+}

@@ -1,0 +1,84 @@
+// Private: the AVX-512 form of the primitives that the simd_body_*.h bodies are written in: 16 floats (vf), 16 int32 (vi),
+// 64 bytes (vb). Included inside a target attribute region by simd_avx512.c and simd_avx512bf16.c.
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512i vb;
+
+enum { QUANT_TOKENS = 8, DOT_ROWS = 4, DOT_COLUMNS = 4, SIGNED_WIDE = 0 };
+
+INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+INLINE vf f_load(const void *p) { return _mm512_loadu_ps(p); }
+INLINE void f_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+INLINE vf f_loadn(const void *p, qk_int n) { return _mm512_maskz_loadu_ps(f_mask(n), p); }
+INLINE void f_storen(float *p, vf v, qk_int n) { _mm512_mask_storeu_ps(p, f_mask(n), v); }
+INLINE vf f_set1(float x) { return _mm512_set1_ps(x); }
+INLINE vf f_zero(void) { return _mm512_setzero_ps(); }
+INLINE vf f_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+INLINE vf f_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+INLINE vf f_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+INLINE vf f_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+INLINE vf f_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf f_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+/// a > b ? a : b, so b where either is NaN.
+INLINE vf f_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf f_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+INLINE vf f_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/// a < limit ? 0 : b.
+INLINE vf f_zero_below(vf a, vf limit, vf b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, limit, _CMP_NLT_UQ), b); }
+/// First n lanes of a, the others of b.
+INLINE vf f_first(qk_int n, vf a, vf b) { return _mm512_mask_mov_ps(b, f_mask(n), a); }
+INLINE float f_hmax(vf a) { return _mm512_reduce_max_ps(a); }
+INLINE __m128 f_fold(vf a) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+
+INLINE vi i_set1(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE vi i_load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE vi i_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+INLINE vi i_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+INLINE vi i_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE vi i_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+INLINE vi i_sll(vi a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
+INLINE vi i_srl(vi a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
+INLINE vi i_sra(vi a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }
+INLINE int32_t i_hmax(vi a) { return _mm512_reduce_max_epi32(a); }
+INLINE int32_t i_hsum(vi a) { return _mm512_reduce_add_epi32(a); }
+INLINE vf f_of_bits(vi a) { return _mm512_castsi512_ps(a); }
+INLINE vi bits_of_f(vf a) { return _mm512_castps_si512(a); }
+INLINE vf f_of_i(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vi i_of_f(vf a) { return _mm512_cvtps_epi32(a); }  // nearest even
+INLINE vi i_of_u8(__m128i a) { return _mm512_cvtepu8_epi32(a); }
+INLINE vi i_of_i8(__m128i a) { return _mm512_cvtepi8_epi32(a); }
+INLINE __m128i i8_of_i(vi a) { return _mm512_cvtsepi32_epi8(a); }
+INLINE vf f_of_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+INLINE vf f_of_bf16(const void *p) { return f_of_bits(i_sll(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16)); }
+INLINE __m256i u16_of_i(vi a) { return _mm512_cvtepi32_epi16(a); }
+INLINE vf f_of_f16_halves(vi a) { return _mm512_cvtph_ps(u16_of_i(a)); }
+/// NaN lanes of `test` take `b`, the others `a`.
+INLINE vi i_where_nan(vf test, vi a, vi b) { return _mm512_mask_mov_epi32(a, _mm512_cmp_ps_mask(test, test, _CMP_UNORD_Q), b); }
+/// 2^n for -126 <= n <= 127.
+INLINE vf f_power_of_two(vf n) { return f_of_bits(i_sll(i_add(i_of_f(n), i_set1(127)), 23)); }
+
+INLINE vb b_load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE void b_store(void *p, vb v) { _mm512_storeu_si512(p, v); }
+INLINE vb b_set1(uint8_t x) { return _mm512_set1_epi8((char)x); }
+INLINE vb b_set4(uint32_t x) { return _mm512_set1_epi32((int32_t)x); }
+INLINE vb b_and(vb a, vb b) { return _mm512_and_si512(a, b); }
+INLINE vb b_or(vb a, vb b) { return _mm512_or_si512(a, b); }
+/// (byte >> n) & mask and (byte << n) & mask.
+INLINE vb b_right(vb a, int n, uint8_t mask) { return b_and(_mm512_srli_epi16(a, (unsigned)n), b_set1(mask)); }
+INLINE vb b_left(vb a, int n, uint8_t mask) { return b_and(_mm512_slli_epi16(a, (unsigned)n), b_set1(mask)); }
+INLINE vb b_lookup(__m128i table, vb index) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), index); }
+INLINE vb b_shuffle4(vb a, __m128i index) { return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(index)); }
+/// `value` in the bytes that have a bit of mask, 0 elsewhere.
+INLINE vb b_where_bit(vb a, vb mask, uint8_t value) { return _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a, mask), b_set1(value)); }
+/// Signed weights as a file has them -> what i_dot wants for "wide" weights.
+INLINE vb b_wide(vb a) { return _mm512_xor_si512(a, b_set1(0x80)); }
+
+/// acc + for each of 16 rows: 4 weights (unsigned) times 4 activations (signed).
+INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {
+  (void)wide;
+  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
+}

@@ -1,0 +1,214 @@
+// Private body, compiled once per ISA: attention over tiles of QK_KEY_TILE keys with a running softmax (SPEC 2.4), as two
+// small matrix products per 16 query rows. A row's sums run over k, then over keys, in rising order, tile after tile at
+// absolute positions: the bits do not depend on other rows, the page size or the chunking. Masked keys get weight 0.
+
+enum { BLOCK_ROWS = 16 };
+
+/// One call: padded queries in scratch and the state that goes on.
+typedef struct attention_run {
+  qk_int rows, rows_per_token, first_position;
+  qk_int key_width;    // padded: a multiple of 16 (float) or 32 (bfloat16)
+  qk_int value_width;  // as the state has it
+  bool bf16;
+  const void *q;       // [rows, key_width] float or bfloat16
+  qk_softmax_state state;
+} attention_run;
+
+/// Keys [begin, begin + keys) of one tile.
+typedef struct key_tile {
+  const void *key[QK_KEY_TILE];  // each [key_width] float or bfloat16, zero beyond its real width
+  const void *values;            // float: [keys, value_stride]; bfloat16: pairs of keys interleaved, [keys / 2, value_stride, 2]
+  qk_int value_stride;           // padded value width, a multiple of 16
+  qk_int begin;
+  int keys;
+} key_tile;
+
+INLINE qk_int padded(qk_int n, qk_int to) { return (n + to - 1) / to * to; }
+INLINE qk_int smaller(qk_int a, qk_int b) { return a < b ? a : b; }
+
+#if QK_BF16_DOT
+/// out[i][j] = a_i . b_j, bfloat16, `count` a multiple of 32.
+INLINE void dot_tile_bf16(const uint16_t *const *a, const uint16_t *const *b, qk_int count, float (*out)[4]) {
+  vf acc[4][4];
+  for (int i = 0; i < 4; i++)
+    for (int j = 0; j < 4; j++) acc[i][j] = f_zero();
+  for (qk_int k = 0; k < count; k += 32) {
+    __m512bh bv[4];
+    for (int j = 0; j < 4; j++) bv[j] = (__m512bh)b_load(b[j] + k);
+    for (int i = 0; i < 4; i++) {
+      const __m512bh av = (__m512bh)b_load(a[i] + k);
+      for (int j = 0; j < 4; j++) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], av, bv[j]);
+    }
+  }
+  for (int i = 0; i < 4; i++) _mm_storeu_ps(out[i], f_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+}
+#endif
+
+/// scores[i][j] for rows first ..< first + rows and keys 0 ..< keys. Tails repeat the last row or key and drop the result.
+static void score_block(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, float (*scores)[QK_KEY_TILE]) {
+  for (int i = 0; i < rows; i += DOT_ROWS)
+    for (int j = 0; j < keys; j += DOT_COLUMNS) {
+      float out[4][4];
+      const void *q[4], *k[4];
+      for (int r = 0; r < DOT_ROWS; r++)
+        q[r] = (const uint8_t *)run->q + (first + (i + r < rows ? i + r : rows - 1)) * run->key_width * (run->bf16 ? 2 : 4);
+      for (int s = 0; s < DOT_COLUMNS; s++) k[s] = tile->key[j + s < keys ? j + s : keys - 1];
+#if QK_BF16_DOT
+      if (run->bf16) dot_tile_bf16((const uint16_t *const *)q, (const uint16_t *const *)k, run->key_width, out);
+      else
+#endif
+        dot_tile((const float *const *)q, (const float *const *)k, run->key_width, DOT_ROWS, DOT_COLUMNS, out);
+      for (int r = 0; r < DOT_ROWS && i + r < rows; r++)
+        for (int s = 0; s < DOT_COLUMNS; s++) scores[i + r][j + s] = out[r][s];  // j + s < QK_KEY_TILE always
+    }
+}
+
+/// Scores of one row -> weights exp(score - m), zero from `seen` on; updates m and l; returns what the old sums are scaled by.
+INLINE float softmax_row(float *scores, int seen, float *m, float *l) {
+  vf v[QK_KEY_TILE / 16], most = f_set1(*m);
+  for (int i = 0; i < QK_KEY_TILE / 16; i++) {
+    v[i] = f_first(seen - 16 * i, f_load(scores + 16 * i), f_set1(-INFINITY));
+    most = f_max(v[i], most);
+  }
+  const float largest = f_hmax(most), shift = largest == -INFINITY ? 0 : largest;
+  vf sum = f_zero();
+  for (int i = 0; i < QK_KEY_TILE / 16; i++) {
+    v[i] = f_exp(f_sub(v[i], f_set1(shift)));
+    f_store(scores + 16 * i, v[i]);
+    sum = f_add(sum, v[i]);
+  }
+  float old[16];
+  f_store(old, f_exp(f_set1(*m - shift)));
+  *m = largest;
+  *l = *l * old[0] + f_sum(sum);
+  return old[0];
+}
+
+/// u[r][0 ..< count] = u * old + sum over keys of weight * value, COLUMNS vectors of 16 wide.
+INLINE void value_tile(float *const *u, const float *old, const float *const *weight, const float *values, qk_int stride, int keys,
+                       qk_int count, int rows, int columns) {
+  vf acc[4][4];
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < columns; c++) acc[r][c] = f_mul(f_loadn(u[r] + 16 * c, count - 16 * c), f_set1(old[r]));
+  for (int s = 0; s < keys; s++) {
+    vf v[4];
+    for (int c = 0; c < columns; c++) v[c] = f_load(values + s * stride + 16 * c);
+    for (int r = 0; r < rows; r++)
+      for (int c = 0; c < columns; c++) acc[r][c] = f_fma(f_set1(weight[r][s]), v[c], acc[r][c]);
+  }
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < columns; c++) f_storen(u[r] + 16 * c, acc[r][c], count - 16 * c);
+}
+
+#if QK_BF16_DOT
+INLINE void value_tile_bf16(float *const *u, const float *old, const uint16_t *const *weight, const uint32_t *values, qk_int stride, int keys,
+                            qk_int count, int rows, int columns) {
+  vf acc[4][4];
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < columns; c++) acc[r][c] = f_mul(f_loadn(u[r] + 16 * c, count - 16 * c), f_set1(old[r]));
+  for (int s = 0; s < keys; s += 2) {
+    __m512bh v[4];
+    for (int c = 0; c < columns; c++) v[c] = (__m512bh)b_load(values + s / 2 * stride + 16 * c);
+    for (int r = 0; r < rows; r++) {
+      const __m512bh w = (__m512bh)_mm512_set1_epi32((int32_t)qk_load32(weight[r] + s));
+      for (int c = 0; c < columns; c++) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], w, v[c]);
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < columns; c++) f_storen(u[r] + 16 * c, acc[r][c], count - 16 * c);
+}
+#endif
+
+/// Adds the weighted values to u of rows [first, first + rows).
+static void value_block(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, float (*weights)[QK_KEY_TILE],
+                        const float *old) {
+#if QK_BF16_DOT
+  uint16_t rounded[BLOCK_ROWS][QK_KEY_TILE];
+  if (run->bf16)
+    for (int r = 0; r < rows; r++)
+      for (int s = 0; s < QK_KEY_TILE; s += 16)
+        _mm256_storeu_si256((__m256i_u *)&rounded[r][s], (__m256i)_mm512_cvtneps_pbh(f_load(&weights[r][s])));
+#endif
+  for (qk_int j = 0; j < run->value_width; j += 16 * DOT_COLUMNS) {
+    const qk_int count = run->value_width - j;
+    for (int r = 0; r < rows; r += DOT_ROWS) {
+      float *u[4];
+      const void *w[4];
+      const int live = rows - r < DOT_ROWS ? rows - r : DOT_ROWS;
+      for (int i = 0; i < live; i++) {
+        u[i] = run->state.u + (first + r + i) * run->state.u_stride + j;
+        w[i] = weights[r + i];
+#if QK_BF16_DOT
+        if (run->bf16) w[i] = rounded[r + i];
+#endif
+      }
+      const bool whole = live == DOT_ROWS && tile->value_stride - j >= 16 * DOT_COLUMNS;
+#if QK_BF16_DOT
+      if (run->bf16) {
+        const uint32_t *v = (const uint32_t *)tile->values + j;
+        if (whole) value_tile_bf16(u, old + r, (const uint16_t *const *)w, v, tile->value_stride, keys, count, DOT_ROWS, DOT_COLUMNS);
+        else
+          for (int i = 0; i < live; i++)
+            for (qk_int c = 0; c < 16 * DOT_COLUMNS && c < count; c += 16) {
+              float *one = u[i] + c;
+              value_tile_bf16(&one, old + r + i, (const uint16_t *const *)w + i, v + c, tile->value_stride, keys, count - c, 1, 1);
+            }
+        continue;
+      }
+#endif
+      const float *v = (const float *)tile->values + j;
+      if (whole) value_tile(u, old + r, (const float *const *)w, v, tile->value_stride, keys, count, DOT_ROWS, DOT_COLUMNS);
+      else
+        for (int i = 0; i < live; i++)
+          for (qk_int c = 0; c < 16 * DOT_COLUMNS && c < count; c += 16) {
+            float *one = u[i] + c;
+            value_tile(&one, old + r + i, (const float *const *)w + i, v + c, tile->value_stride, keys, count - c, 1, 1);
+          }
+    }
+  }
+}
+
+/// Keys of the tile that a row sees.
+INLINE int seen_by(const attention_run *run, const key_tile *tile, qk_int row) {
+  const qk_int seen = run->first_position + row / run->rows_per_token + 1 - tile->begin;
+  return seen < 0 ? 0 : seen > tile->keys ? tile->keys : (int)seen;
+}
+
+static void attend_tile(const attention_run *run, const key_tile *tile) {
+  float scores[BLOCK_ROWS][QK_KEY_TILE], old[BLOCK_ROWS];
+  for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
+    const int rows = (int)smaller(BLOCK_ROWS, run->rows - first);
+    const int keys = seen_by(run, tile, first + rows - 1);  // later rows see more
+    if (keys == 0) continue;
+    score_block(run, tile, first, rows, keys, scores);
+    for (int r = 0; r < rows; r++)
+      old[r] = softmax_row(scores[r], seen_by(run, tile, first + r), &run->state.m[first + r], &run->state.l[first + r]);
+    value_block(run, tile, first, rows, keys, scores, old);
+  }
+}
+
+static void v_attention_reset(const qk_softmax_state *s, qk_int rows, qk_int width) { qk_scalar_attention_reset(s, rows, width); }
+
+static void v_attention_merge(const qk_softmax_state *into, const qk_softmax_state *from, qk_int rows, qk_int width) {
+  for (qk_int i = 0; i < rows; i++) {
+    if (from->m[i] == -INFINITY) continue;
+    const float m = into->m[i] > from->m[i] ? into->m[i] : from->m[i];
+    float factors[16];
+    f_store(factors, f_exp(f_first(1, f_set1(into->m[i] - m), f_set1(from->m[i] - m))));
+    const vf old = f_set1(factors[0]), add = f_set1(factors[1]);
+    into->m[i] = m;
+    into->l[i] = into->l[i] * factors[0] + from->l[i] * factors[1];
+    float *u = into->u + i * into->u_stride;
+    const float *v = from->u + i * from->u_stride;
+    for (qk_int j = 0; j < width; j += 16)
+      f_storen(u + j, f_fma(f_loadn(v + j, width - j), add, f_mul(f_loadn(u + j, width - j), old)), width - j);
+  }
+}
+
+static void v_attention_finish(const qk_softmax_state *s, qk_int rows, qk_int width, float *out, qk_int out_stride) {
+  for (qk_int i = 0; i < rows; i++) {
+    const float *u = s->u + i * s->u_stride;
+    const vf inverse = f_set1(s->m[i] == -INFINITY ? 0 : 1.0f / s->l[i]);
+    for (qk_int j = 0; j < width; j += 16) f_storen(out + i * out_stride + j, f_mul(f_loadn(u + j, width - j), inverse), width - j);
+  }
+}

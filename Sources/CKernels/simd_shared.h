@@ -1,0 +1,49 @@
+// Private: helpers over the primitives of simd_avx2.h / simd_avx512.h that look the same for every ISA.
+// Included inside a target attribute region.
+
+/// The sums of four vectors, in one fixed order of additions (so a sum's bits do not depend on its neighbours).
+INLINE __m128 f_sum4(vf a, vf b, vf c, vf d) {
+  return _mm_hadd_ps(_mm_hadd_ps(f_fold(a), f_fold(b)), _mm_hadd_ps(f_fold(c), f_fold(d)));
+}
+INLINE float f_sum(vf a) {
+  const __m128 f = f_fold(a), h = _mm_hadd_ps(f, f);
+  return _mm_cvtss_f32(_mm_hadd_ps(h, h));
+}
+
+/// e^x, about 1 ulp; 0 below -86.6 (no denormals), +Inf above 88.7, NaN stays NaN.
+INLINE vf f_exp(vf x) {
+  const vf n = f_round(f_mul(f_max(f_set1(-87.4f), f_min(f_set1(88.8f), x)), f_set1(1.44269504f)));
+  vf r = f_fnma(n, f_set1(0.693359375f), f_max(f_set1(-87.4f), f_min(f_set1(88.8f), x)));
+  r = f_fnma(n, f_set1(-2.12194440e-4f), r);
+  vf p = f_fma(f_set1(1.9875691500e-4f), r, f_set1(1.3981999507e-3f));
+  p = f_fma(p, r, f_set1(8.3334519073e-3f));
+  p = f_fma(p, r, f_set1(4.1665795894e-2f));
+  p = f_fma(p, r, f_set1(1.6666665459e-1f));
+  p = f_fma(p, r, f_set1(5.0000001201e-1f));
+  p = f_add(f_fma(p, f_mul(r, r), r), f_set1(1.0f));
+  const vf half = f_power_of_two(f_sub(n, f_set1(1.0f)));  // n may be 128: scale in two steps
+  return f_zero_below(x, f_set1(-86.6f), f_mul(f_mul(p, half), f_set1(2.0f)));
+}
+
+/// 16 floats to bfloat16 in the low half of each lane: nearest even, NaN quiet.
+INLINE vi bf16_lanes(vf x) {
+  const vi u = bits_of_f(x);
+  const vi rounded = i_srl(i_add(i_add(u, i_set1(0x7FFF)), i_and(i_srl(u, 16), i_set1(1))), 16);
+  return i_where_nan(x, rounded, i_or(i_srl(u, 16), i_set1(0x40)));
+}
+INLINE void bf16_store(uint16_t *out, vf x) { _mm256_storeu_si256((__m256i_u *)out, u16_of_i(bf16_lanes(x))); }
+INLINE void bf16_storen(uint16_t *out, vf x, qk_int n) {
+  if (n >= 16) {
+    bf16_store(out, x);
+    return;
+  }
+  uint16_t whole[16];
+  bf16_store(whole, x);
+  for (qk_int i = 0; i < n; i++) out[i] = whole[i];
+}
+INLINE vf bf16_loadn(const uint16_t *in, qk_int n) {
+  if (n >= 16) return f_of_bf16(in);
+  uint16_t whole[16] = {0};
+  for (qk_int i = 0; i < n; i++) whole[i] = in[i];
+  return f_of_bf16(whole);
+}

@@ -1,0 +1,292 @@
+// Attention over latent pages, absorbed and expanded, in every variant: against a naive double-precision softmax, and bit for
+// bit independent of chunking, page size, page order, splits and neighbours. Also the cache rows themselves.
+
+import CKernels
+import Glibc
+import Testing
+
+/// A sequence in the cache: `positions` rows in shuffled pages, and the same rows as float32.
+private final class Cache {
+  let c: Int, r: Int, positions: Int
+  let memory: Memory
+  var table: [Int32]
+  var pages: qk_pages
+  var rows: [[Float]] = []  // [positions][c + r], as read back
+
+  init(_ type: qk_cache_type, c: Int, r: Int, positions: Int, pageTokens: Int, seed: UInt64) {
+    (self.c, self.r, self.positions) = (c, r, positions)
+    var random = Random(seed)
+    let rowBytes = qk_cache_row_bytes(type, c, r)
+    let pageCount = (positions + pageTokens - 1) / pageTokens
+    memory = Memory((pageCount + 1) * pageTokens * rowBytes)
+    table = (0..<pageCount).map { Int32($0) }
+    for i in stride(from: pageCount - 1, to: 0, by: -1) { table.swapAt(i, Int(random.bits() >> 33) % (i + 1)) }
+    let tablePointer = UnsafeMutablePointer<Int32>.allocate(capacity: pageCount)
+    tablePointer.initialize(from: table, count: pageCount)
+    pages = qk_pages(
+      base: memory.base, page_stride: pageTokens * rowBytes, row_stride: rowBytes, table: tablePointer, page_tokens: Int32(pageTokens),
+      c: Int32(c), r: Int32(r), type: type)
+    var values = Random(seed &+ 1)  // the rows do not depend on the paging
+    for p in 0..<positions {
+      let row = values.normals(c + r)
+      let at = memory.base + Int(table[p / pageTokens]) * pages.page_stride + p % pageTokens * rowBytes
+      row.withUnsafeBufferPointer { if let x = $0.baseAddress { qk_kernels_scalar().pointee.cache_store_row(type, c, r, x, x + c, at) } }
+      var back = [Float](repeating: 0, count: c + r)
+      back.withUnsafeMutableBufferPointer { b in
+        if let x = b.baseAddress { qk_kernels_scalar().pointee.cache_load_rows(&pages, p, p + 1, x, c + r, x + c, c + r) }
+      }
+      rows.append(back)
+    }
+  }
+  deinit { pages.table?.deallocate() }
+}
+
+/// m, l, u of some rows.
+private final class State {
+  let m: UnsafeMutablePointer<Float>, l: UnsafeMutablePointer<Float>, u: UnsafeMutablePointer<Float>
+  let rows: Int, width: Int
+  var value: qk_softmax_state
+  init(rows: Int, width: Int) {
+    (self.rows, self.width) = (rows, width)
+    m = .allocate(capacity: rows + 1)
+    l = .allocate(capacity: rows + 1)
+    u = .allocate(capacity: rows * width + 1)
+    m.initialize(repeating: 7, count: rows + 1)
+    l.initialize(repeating: 7, count: rows + 1)
+    u.initialize(repeating: 7, count: rows * width + 1)
+    value = qk_softmax_state(m: m, l: l, u: u, u_stride: width)
+  }
+  deinit {
+    m.deallocate()
+    l.deallocate()
+    u.deallocate()
+  }
+  func finished(_ k: UnsafePointer<qk_kernels>) -> [Float] {
+    var out = [Float](repeating: 7, count: rows * width)
+    k.pointee.attention_finish(&value, rows, width, &out, width)
+    return out
+  }
+}
+
+/// The absorbed form for tokens at first ..< first + tokens, queries row-major [tokens * heads][c + r].
+private func latent(
+  _ k: UnsafePointer<qk_kernels>, _ cache: Cache, _ q: ArraySlice<Float>, heads: Int, first: Int, keys: Range<Int>? = nil, exact: Bool
+) -> State {
+  let width = cache.c + cache.r
+  let rows = q.count / width
+  let state = State(rows: rows, width: cache.c)
+  let scratch = Memory(qk_attention_scratch_bytes(rows, width, cache.c))
+  q.withUnsafeBufferPointer { buffer in
+    guard let base = buffer.baseAddress else { return }
+    var call = qk_latent_attention(
+      q: base, q_stride: width, tokens: Int32(rows / heads), heads: Int32(heads), first_position: first, begin: keys?.lowerBound ?? 0,
+      end: keys?.upperBound ?? Int.max / 2, pages: cache.pages, state: state.value, exact: exact)
+    k.pointee.attention_latent(&call, scratch.base)
+  }
+  return state
+}
+
+/// One query row over `seen` keys in double precision: softmax(q . key) . value.
+private func naive(_ q: ArraySlice<Float>, keys: (Int) -> ArraySlice<Float>, values: (Int) -> ArraySlice<Float>, seen: Int) -> [Double] {
+  let scores = (0..<seen).map { s in dot(q, keys(s)) }
+  let largest = scores.max() ?? 0
+  let weights = scores.map { exp($0 - largest) }
+  let total = weights.reduce(0, +)
+  var out = [Double](repeating: 0, count: values(0).count)
+  out.withUnsafeMutableBufferPointer { o in
+    for s in 0..<seen {
+      values(s).withUnsafeBufferPointer { v in
+        for j in 0..<o.count { o[j] += weights[s] / total * Double(v[j]) }
+      }
+    }
+  }
+  return out
+}
+
+private func dot(_ a: ArraySlice<Float>, _ b: ArraySlice<Float>) -> Double {
+  a.withUnsafeBufferPointer { x in
+    b.withUnsafeBufferPointer { y in
+      var sum = 0.0
+      for i in 0..<x.count { sum += Double(x[i]) * Double(y[i]) }
+      return sum
+    }
+  }
+}
+
+private func worst(_ a: some Sequence<Float>, _ b: some Sequence<Double>) -> Double {
+  zip(a, b).reduce(0.0) { max($0, abs(Double($1.0) - $1.1)) }
+}
+
+private let cacheTypes = [QK_CACHE_F32, QK_CACHE_BF16, QK_CACHE_INT8]
+
+@Suite struct AttentionTests {
+  @Test func cacheRowsReadBackTheSameInEveryVariant() {
+    var random = Random(4)
+    for (c, r) in [(128, 16), (512, 64), (100, 6), (1, 2), (65, 3), (70, 0)] {
+      var x = random.normals(c + r)
+      if c == 65 { x[64] = .nan }
+      for type in cacheTypes {
+        let bytes = qk_cache_row_bytes(type, c, r)
+        var stored: [[UInt8]] = []
+        for variant in allVariants {
+          let memory = Memory(bytes)
+          x.withUnsafeBufferPointer { if let p = $0.baseAddress { variant.pointee.cache_store_row(type, c, r, p, p + c, memory.base) } }
+          stored.append([UInt8](UnsafeRawBufferPointer(start: memory.base, count: bytes)))
+          var table: Int32 = 0
+          let back = State(rows: 1, width: c + r)
+          withUnsafePointer(to: &table) { t in
+            var pages = qk_pages(
+              base: memory.base, page_stride: bytes, row_stride: bytes, table: t, page_tokens: 1, c: Int32(c), r: Int32(r), type: type)
+            variant.pointee.cache_load_rows(&pages, 0, 1, back.u, c, back.u + c, r)
+          }
+          let tolerance: Float = type == QK_CACHE_F32 ? 0 : type == QK_CACHE_BF16 ? 0.005 : 0.016
+          for i in 0..<c + r where !(abs(back.u[i] - x[i]) <= tolerance * max(1, abs(x[i]))) && !(x[i].isNaN && back.u[i].isNaN) {
+            Issue.record("\(variantName(variant)) type \(type.rawValue) \(c)+\(r): \(i) is \(back.u[i]), not \(x[i])")
+          }
+        }
+        #expect(stored.allSatisfy { $0 == stored[0] }, "type \(type.rawValue) \(c)+\(r)")
+      }
+    }
+  }
+
+  @Test(arguments: cacheTypes.map(\.rawValue)) func absorbedFormEqualsNaiveSoftmax(rawType: UInt32) {
+    let type = qk_cache_type(rawValue: rawType)
+    for (c, r, heads, tokens, first, pageTokens) in [
+      (128, 16, 4, 3, 130, 16), (512, 64, 16, 1, 100, 16), (100, 6, 3, 5, 60, 7), (16, 2, 1, 70, 0, 64), (33, 1, 7, 1, 63, 1),
+      (32, 32, 3, 9, 1020, 32),
+    ] {
+      let cache = Cache(type, c: c, r: r, positions: first + tokens, pageTokens: pageTokens, seed: UInt64(c))
+      var random = Random(9)
+      let width = c + r
+      let q = random.normals(tokens * heads * width).map { $0 * 2 / Float(width).squareRoot() }
+      for variant in allVariants {
+        for exact in [true, false] {
+          let out = latent(variant, cache, q[...], heads: heads, first: first, exact: exact).finished(variant)
+          var error = 0.0
+          for i in stride(from: 0, to: tokens * heads, by: 5) {
+            let expected = naive(
+              q[i * width..<(i + 1) * width], keys: { cache.rows[$0][...] }, values: { cache.rows[$0][..<c] }, seen: first + i / heads + 1)
+            error = max(error, worst(out[i * c..<(i + 1) * c], expected))
+          }
+          #expect(error < (exact ? 1e-5 : 2e-2), "\(variantName(variant)) type \(rawType) exact \(exact) \(c)+\(r) x\(heads): \(error)")
+        }
+      }
+    }
+  }
+
+  @Test(arguments: cacheTypes.map(\.rawValue)) func absorbedBitsDoNotDependOnChunksPagesOrSplits(rawType: UInt32) {
+    let type = qk_cache_type(rawValue: rawType)
+    for (c, r, heads) in [(48, 16, 3), (20, 2, 5)] {
+      let (tokens, width) = (37, c + r)
+      let start = Int(QK_SPLIT) - 11  // crosses a split
+      var random = Random(21)
+      let q = random.normals(tokens * heads * width)
+      for variant in allVariants {
+        for exact in [true, false] {
+          let cache = Cache(type, c: c, r: r, positions: start + tokens, pageTokens: 16, seed: 77)
+          let whole = latent(variant, cache, q[...], heads: heads, first: start, exact: exact).finished(variant)
+          for (pageTokens, chunk) in [(64, 7), (5, 36), (1024, 2)] {
+            let other = Cache(type, c: c, r: r, positions: start + tokens, pageTokens: pageTokens, seed: 77)
+            var at = 0
+            while at < tokens {
+              let n = min(chunk, tokens - at)
+              let part = latent(
+                variant, other, q[at * heads * width..<(at + n) * heads * width], heads: heads, first: start + at, exact: exact)
+              if part.finished(variant) != Array(whole[at * heads * c..<(at + n) * heads * c]) {
+                Issue.record("\(variantName(variant)) type \(rawType) exact \(exact) \(c)+\(r): page \(pageTokens), chunk \(at)+\(n)")
+              }
+              at += n
+            }
+          }
+          // Splits one by one, then merged.
+          let rows = tokens * heads
+          let left = latent(variant, cache, q[...], heads: heads, first: start, keys: 0..<Int(QK_SPLIT), exact: exact)
+          let right = latent(variant, cache, q[...], heads: heads, first: start, keys: Int(QK_SPLIT)..<5000, exact: exact)
+          variant.pointee.attention_merge(&left.value, &right.value, rows, c)
+          #expect(left.finished(variant) == whole, "\(variantName(variant)) type \(rawType) exact \(exact): splits")
+        }
+      }
+    }
+  }
+
+  @Test(arguments: cacheTypes.map(\.rawValue)) func expandedFormEqualsNaiveSoftmax(rawType: UInt32) {
+    let type = qk_cache_type(rawValue: rawType)
+    for (n, r, v, tokens, first) in [(128, 64, 128, 40, 0), (32, 16, 48, 17, 100), (13, 2, 5, 70, 3), (24, 0, 24, 1, 64)] {
+      let cache = Cache(type, c: 20, r: r, positions: first + tokens, pageTokens: 16, seed: UInt64(n))
+      var random = Random(15)
+      let (positions, width) = (first + tokens, n + r)
+      let q = random.normals(tokens * width).map { $0 * 2 / Float(width).squareRoot() }
+      let (k, values) = (random.normals(positions * n), random.normals(positions * v))
+      for variant in allVariants {
+        for exact in [true, false] {
+          var results: [[Float]] = []
+          for (chunk, range) in [(tokens, positions), (3, 64), (11, 128)] {
+            var result: [Float] = []
+            for at in stride(from: 0, to: tokens, by: chunk) {
+              let count = min(chunk, tokens - at)
+              let state = State(rows: count, width: v)
+              variant.pointee.attention_reset(&state.value, count, v)
+              let scratch = Memory(qk_attention_scratch_bytes(count, width, v))
+              for begin in stride(from: 0, to: positions, by: range) {
+                q.withUnsafeBufferPointer { qb in
+                  k.withUnsafeBufferPointer { kb in
+                    values.withUnsafeBufferPointer { vb in
+                      guard let qBase = qb.baseAddress, let kBase = kb.baseAddress, let vBase = vb.baseAddress else { return }
+                      var call = qk_expanded_attention(
+                        q: qBase + at * width, q_stride: width, tokens: Int32(count), n: Int32(n), v: Int32(v), first_position: first + at,
+                        begin: begin, end: min(positions, begin + range), k: kBase + begin * n, k_stride: n, values: vBase + begin * v,
+                        v_stride: v, pages: cache.pages, state: state.value, exact: exact)
+                      variant.pointee.attention_expanded(&call, scratch.base)
+                    }
+                  }
+                }
+              }
+              result += state.finished(variant)
+            }
+            results.append(result)
+          }
+          #expect(results.allSatisfy { $0 == results[0] }, "\(variantName(variant)) type \(rawType) exact \(exact) n \(n): chunks differ")
+          var error = 0.0
+          for i in stride(from: 0, to: tokens, by: 5) {
+            let expected = naive(
+              q[i * width..<(i + 1) * width], keys: { k[$0 * n..<($0 + 1) * n] + cache.rows[$0][20...] },
+              values: { values[$0 * v..<($0 + 1) * v] }, seen: first + i + 1)
+            error = max(error, worst(results[0][i * v..<(i + 1) * v], expected))
+          }
+          #expect(error < (exact ? 1e-5 : 2e-2), "\(variantName(variant)) type \(rawType) exact \(exact) n \(n): \(error)")
+        }
+      }
+    }
+  }
+
+  @Test func rowsThatSeeNothingAreZero() {
+    let cache = Cache(QK_CACHE_BF16, c: 32, r: 32, positions: 200, pageTokens: 16, seed: 3)
+    var random = Random(2)
+    let q = random.normals(2 * 64)
+    for variant in allVariants {
+      let state = latent(variant, cache, q[...], heads: 1, first: 10, keys: 64..<128, exact: false)
+      #expect(state.m[0] == -.infinity && state.l[1] == 0)
+      #expect(state.finished(variant).allSatisfy { $0 == 0 })
+      let other = latent(variant, cache, q[...], heads: 1, first: 10, exact: false)
+      let before = other.finished(variant)
+      variant.pointee.attention_merge(&other.value, &state.value, 2, 32)
+      #expect(other.finished(variant) == before)
+      variant.pointee.attention_merge(&state.value, &other.value, 2, 32)
+      #expect(state.finished(variant) == before)
+      _ = latent(variant, cache, q[..<0], heads: 1, first: 10, exact: true)
+    }
+  }
+
+  @Test func hugeScoresAndNotANumberDoNotTrap() {
+    for type in cacheTypes {
+      let cache = Cache(type, c: 32, r: 4, positions: 40, pageTokens: 16, seed: 8)
+      for special in [1e30, -1e30, Float.infinity, .nan] {
+        let q = [Float](repeating: special, count: 36) + [Float](repeating: 0.1, count: 36)
+        for variant in allVariants {
+          let out = latent(variant, cache, q[...], heads: 2, first: 39, exact: false).finished(variant)
+          #expect(out.count == 64 && out[32...].allSatisfy { $0.isFinite }, "\(variantName(variant)): a neighbour's \(special) leaked")
+        }
+      }
+    }
+  }
+}
