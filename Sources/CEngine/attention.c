@@ -1,0 +1,75 @@
+// Attention over latent pages: the calls of one layer spread over the workers, splits merged, results made ready for W_UV. See quire_engine.h.
+#include <string.h>
+
+#include "engine_jobs.h"
+
+typedef struct {
+  const qk_kernels *kernels;
+  qk_pool *pool;
+  const qe_attention *job;
+} attention_context;
+
+static void finish_rows(const attention_context *c, qk_softmax_state state, qk_int token, qk_int tokens, qk_int head, qk_int heads) {
+  const qe_attention *job = c->job;
+  c->kernels->attention_finish(&state, tokens * heads, job->c, state.u, job->c);
+  for (qk_int i = 0; i < tokens * heads; i++) {
+    qe_emit_head(c->kernels, &job->out, head + i % heads, token + i / heads, state.u + i * job->c, job->c);
+  }
+}
+
+static void attention_item(void *context, qk_int i, qk_int worker) {
+  const attention_context *c = context;
+  const qe_attention *job = c->job;
+  const qe_attention_item *item = &job->items[i];
+  qk_int width = job->c + job->r;
+  qk_int row = item->token * job->heads + item->head;
+  qk_softmax_state state;
+  if (item->slot < 0) {
+    state = (qk_softmax_state){job->m + row, job->l + row, job->u + row * job->c, job->c};
+  } else {
+    qk_int place = item->slot * job->heads + item->head;
+    state = (qk_softmax_state){job->slot_m + place, job->slot_l + place, job->slot_u + place * job->c, job->c};
+  }
+  qk_latent_attention call = {
+      .q = job->q_latent + row * width,
+      .q_stride = width,
+      .tokens = item->tokens,
+      .heads = item->heads,
+      .first_position = item->first_position,
+      .begin = item->begin,
+      .end = item->end,
+      .pages = job->pages,
+      .state = state,
+      .exact = job->exact,
+  };
+  call.pages.table = job->tables + item->table;
+  c->kernels->attention_latent(&call, qk_pool_scratch(c->pool, worker));
+  if (item->slot < 0) finish_rows(c, state, item->token, item->tokens, item->head, item->heads);
+}
+
+static void merge_token(void *context, qk_int i, qk_int worker) {
+  (void)worker;
+  const attention_context *c = context;
+  const qe_attention *job = c->job;
+  const qe_attention_merge *merge = &job->merges[i];
+  qk_int row = merge->token * job->heads, heads = job->heads;
+  qk_softmax_state into = {job->m + row, job->l + row, job->u + row * job->c, job->c};
+  for (qk_int s = 0; s < merge->slots; s++) {
+    qk_int place = (merge->slot + s) * heads;
+    qk_softmax_state from = {job->slot_m + place, job->slot_l + place, job->slot_u + place * job->c, job->c};
+    if (s == 0) {
+      memcpy(into.m, from.m, (size_t)heads * sizeof(float));
+      memcpy(into.l, from.l, (size_t)heads * sizeof(float));
+      memcpy(into.u, from.u, (size_t)(heads * job->c) * sizeof(float));
+    } else {
+      c->kernels->attention_merge(&into, &from, heads, job->c);
+    }
+  }
+  finish_rows(c, into, merge->token, 1, 0, heads);
+}
+
+void qe_run_attention(qe_workers workers, const qe_attention *job) {
+  attention_context context = {workers.kernels, workers.pool, job};
+  qk_pool_run(workers.pool, attention_item, &context, job->item_count);
+  if (job->merge_count > 0) qe_run_rows(workers, merge_token, &context, job->merge_count, 4 * job->heads * job->c);
+}
