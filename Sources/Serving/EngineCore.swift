@@ -1,0 +1,181 @@
+// The engine's step: plan -> forward -> sample -> commit, over one scheduler, one forward pass and one sampler.
+// Synchronous and without threads: EngineLoop drives it for the server, `quire generate` and `quire bench` drive it directly.
+// Knows no text, no HTTP and no model files.
+
+import Engine
+import Scheduler
+
+/// Confined to one thread. After each `step` its `events` are valid until the next call.
+package final class EngineCore {
+  /// Logits of the wanted rows in entry order: [batch.logitsRowCount, vocabularySize] float32, valid until the next call.
+  package typealias ForwardPass = (borrowing Batch) throws(EngineError) -> UnsafeBufferPointer<Float>
+
+  package let vocabularySize: Int
+  /// The engine's own counters, for metrics; called on the core's thread, now and then.
+  package var readGauges: (() -> EngineGauges)?
+  private let forwardPass: ForwardPass
+  private var scheduler: Scheduler
+  private var sampler: Sampler
+  /// Also masks the model's stop tokens; for sequences that have not reached their `minNewTokens`.
+  private var earlySampler: Sampler
+  private var batch = Batch()
+  private var sampledTokens: [Int32] = []
+  private var sequences: [SequenceID: ActiveSequence] = [:]
+  package private(set) var events: [TokenEvent] = []
+  package private(set) var lastStep = StepReport()
+
+  /// - Parameters:
+  ///   - maskedTokens: never sampled.
+  ///   - modelStopTokens: not sampled before a sequence's `minNewTokens`.
+  package init(
+    configuration: SchedulerConfiguration, vocabularySize: Int, maskedTokens: [Int32] = [], modelStopTokens: [Int32] = [],
+    forwardPass: @escaping ForwardPass
+  ) {
+    self.vocabularySize = vocabularySize
+    self.forwardPass = forwardPass
+    scheduler = Scheduler(configuration)
+    sampler = Sampler(vocabularySize: vocabularySize, maskedTokens: maskedTokens)
+    earlySampler = Sampler(vocabularySize: vocabularySize, maskedTokens: maskedTokens + modelStopTokens)
+  }
+
+  // MARK: - Sequences
+
+  /// Queues a sequence. `follows`: wait for that one's prompt, whose blocks this one shares (n > 1).
+  package func add(
+    _ request: GenerationRequest, follows: SequenceID? = nil, arrivalNanoseconds: UInt64 = Clock.nanoseconds()
+  ) throws(SchedulerError) -> SequenceID {
+    let id = try scheduler.add(
+      SequenceRequest(
+        promptTokens: request.promptTokens, maxNewTokens: request.maxNewTokens, priority: request.priority, cacheSalt: request.cacheSalt,
+        follows: follows))
+    sequences[id] = ActiveSequence(request, arrival: arrivalNanoseconds)
+    return id
+  }
+
+  /// Forgets the sequence; its blocks are free before the next plan. False if it is not known (any more).
+  @discardableResult
+  package func cancel(_ id: SequenceID) -> Bool {
+    guard sequences.removeValue(forKey: id) != nil else { return false }
+    scheduler.cancel(id)
+    return true
+  }
+
+  /// As `cancel`, for a sequence that came to its end outside the engine (a stop string in its text).
+  @discardableResult
+  package func finish(_ id: SequenceID) -> Bool {
+    guard sequences.removeValue(forKey: id) != nil else { return false }
+    scheduler.finish(id)
+    return true
+  }
+
+  package func timing(of id: SequenceID) -> SequenceTiming? { sequences[id]?.timing }
+  package func generatedCount(of id: SequenceID) -> Int? { sequences[id]?.generatedCount }
+
+  /// Sequences that run or wait.
+  package var hasWork: Bool { !sequences.isEmpty }
+  package var statistics: SchedulerStatistics { scheduler.statistics }
+  package var configuration: SchedulerConfiguration { scheduler.configuration }
+  package func invariantViolations() -> [String] { scheduler.checkInvariants() }
+
+  // MARK: - The step
+
+  /// Does one step's work and leaves its tokens in `events`. False if there was nothing to do.
+  @discardableResult
+  package func step() throws(EngineError) -> Bool {
+    events.removeAll(keepingCapacity: true)
+    let start = Clock.nanoseconds()
+
+    scheduler.plan(into: &batch)
+    guard !batch.isEmpty else {
+      lastStep = StepReport()
+      return false
+    }
+    let planned = Clock.nanoseconds()
+    noteScheduled(at: start)
+    let logits = try forwardPass(batch)
+    let forwarded = Clock.nanoseconds()
+    sample(logits, at: forwarded)
+    let sampled = Clock.nanoseconds()
+    scheduler.commit(batch, sampledTokens: sampledTokens)
+
+    removeFinished()
+    lastStep = StepReport(
+      entryCount: batch.entries.count, tokenCount: batch.tokens.count, sampledCount: sampledTokens.count,
+      preemptedCount: batch.preempted.count, planNanoseconds: planned - start, forwardNanoseconds: forwarded - planned,
+      sampleNanoseconds: sampled - forwarded, commitNanoseconds: Clock.nanoseconds() - sampled)
+    return true
+  }
+
+  /// The events were taken.
+  package func clearEvents() { events.removeAll(keepingCapacity: true) }
+
+  private func noteScheduled(at now: UInt64) {
+    for id in batch.admitted { sequences[id]?.timing.firstScheduled = now }
+  }
+
+  /// One token per wanted row, in entry order.
+  private func sample(_ logits: UnsafeBufferPointer<Float>, at now: UInt64) {
+    sampledTokens.removeAll(keepingCapacity: true)
+    var row = 0
+    for entry in batch.entries {
+      for _ in entry.logitsRows {
+        let values = UnsafeBufferPointer(rebasing: logits[row * vocabularySize..<(row + 1) * vocabularySize])
+        row += 1
+        guard let sequence = sequences[entry.sequence] else {
+          sampledTokens.append(0)  // not reached: sequences leave only between steps
+          continue
+        }
+        sampledTokens.append(next(sequence, entry.sequence, values, at: now))
+      }
+    }
+  }
+
+  private func next(_ sequence: ActiveSequence, _ id: SequenceID, _ logits: UnsafeBufferPointer<Float>, at now: UInt64) -> Int32 {
+    let request = sequence.request
+    let isEarly = sequence.generatedCount < request.minNewTokens
+    let token =
+      isEarly
+      ? earlySampler.sample(logits: logits, parameters: request.sampling, generator: &sequence.generator)
+      : sampler.sample(logits: logits, parameters: request.sampling, generator: &sequence.generator)
+    sequence.noteToken(at: now)
+    let isStop = !isEarly && request.stopTokens.contains(token)
+    events.append(
+      TokenEvent(
+        sequence: id, token: token, generatedCount: sequence.generatedCount, promptCount: request.promptTokens.count,
+        cachedPromptTokens: scheduler.cachedPromptTokens(of: id) ?? 0,
+        logProbabilities: request.logProbabilityCount.map {
+          TokenLogProbabilities.logProbabilities(logits: logits, chosen: token, topCount: $0)
+        },
+        finish: isStop ? .stop : sequence.generatedCount >= request.maxNewTokens ? .length : nil,
+        isStopToken: isStop, timing: sequence.timing))
+    return token
+  }
+
+  private func removeFinished() {
+    for event in events where event.finish != nil {
+      sequences.removeValue(forKey: event.sequence)
+      scheduler.finish(event.sequence)
+    }
+  }
+}
+
+/// What the core keeps of a sequence beside the scheduler's part. A class: it changes in place with every token.
+private final class ActiveSequence {
+  let request: GenerationRequest
+  var generator: SamplerGenerator
+  var generatedCount = 0
+  var timing: SequenceTiming
+
+  init(_ request: GenerationRequest, arrival: UInt64) {
+    self.request = request
+    generator = SamplerGenerator(seed: request.sampling.seed)
+    timing = SequenceTiming(arrival: arrival)
+  }
+
+  func noteToken(at now: UInt64) {
+    generatedCount += 1
+    if generatedCount == 1 { timing.firstToken = now }
+    timing.previousToken = generatedCount == 1 ? now : timing.lastToken
+    timing.lastToken = now
+  }
+}

@@ -1,0 +1,75 @@
+// The same prompt gives the same greedy tokens whatever happens around it (must-hold 4): neighbours, chunk sizes, cache hits,
+// preemption. Over HTTP, on every golden variant, with the goldens' own continuation as the expectation in exact mode.
+
+import FoundationEssentials
+import Testing
+
+@Suite("One prompt, many circumstances")
+struct ContinuityTests {
+  private func body(_ ids: [Int], tokens: Int = 32) -> String {
+    """
+    {"prompt": \(ids), "max_tokens": \(tokens), "temperature": 0, "logprobs": 0, "ignore_eos": true, "return_tokens_as_token_ids": true}
+    """
+  }
+
+  private func greedy(_ server: ServerProcess, _ ids: [Int], tokens: Int = 32) throws -> (tokens: [Int], cached: Int) {
+    let answer = try Client(port: server.port).post("/v1/completions", body(ids, tokens: tokens))
+    try #require(answer.status == 200, "\(answer.text)")
+    let completion = try answer.json(Completion.self)
+    return (completion.tokenIDs(), completion.usage?.prompt_tokens_details?.cached_tokens ?? 0)
+  }
+
+  @Test("prefill in chunks of 1, 7 and 64 tokens, then from the cache", arguments: GoldenCase.all, [1, 7, 64])
+  func chunks(_ golden: GoldenCase, chunkTokens: Int) throws {
+    let server = try ServerProcess.serve([
+      "--model", golden.model, "--compute", "exact", "--cache-type", "f32", "--cache-tokens", "2048", "--block-tokens", "16",
+      "--max-batch-tokens", "\(chunkTokens)",
+    ])
+    defer { server.kill() }
+    for prompt in try golden.prompts() {
+      #expect(try greedy(server, prompt.ids).tokens == prompt.greedy_32)
+      let again = try greedy(server, prompt.ids)
+      #expect(again.tokens == prompt.greedy_32, "after a cache hit of \(again.cached) tokens")
+      if prompt.ids.count > 16 { #expect(again.cached >= 16 && again.cached % 16 == 0 && again.cached < prompt.ids.count) }
+    }
+  }
+
+  @Test("in a batch of strangers, and after preemptions", arguments: GoldenCase.all, ["2048", "352"])
+  func strangers(_ golden: GoldenCase, cacheTokens: String) throws {
+    let server = try ServerProcess.serve([
+      "--model", golden.model, "--compute", "exact", "--cache-type", "f32", "--cache-tokens", cacheTokens, "--block-tokens", "16",
+      "--max-batch-tokens", "96",
+    ])
+    defer { server.kill() }
+    let prompts = try golden.prompts()
+    let strangers = (0..<8).map { n in (0..<20 + 9 * n).map { ($0 * 31 + n * 17) % 250 } }
+    let others = try strangers.map { ids in
+      let client = try Client(port: server.port)
+      try client.sendPost("/v1/completions", body(ids, tokens: 40))
+      return client
+    }
+    for prompt in prompts { #expect(try greedy(server, prompt.ids).tokens == prompt.greedy_32) }
+    for other in others { #expect(try other.readAnswer().json(Completion.self).usage?.completion_tokens == 40) }
+    let metrics = try Metrics(server)
+    if cacheTokens == "352" { #expect(metrics["vllm:num_preemptions_total"] > 0, "the pool was not tight enough to test anything") }
+    #expect(metrics["vllm:num_requests_running"] == 0)
+  }
+}
+
+/// The numbers of `/metrics`, labels summed.
+struct Metrics {
+  private var values: [String: Double] = [:]
+  let text: String
+
+  init(_ server: ServerProcess) throws {
+    text = try Client(port: server.port).get("/metrics").text
+    for line in text.split(separator: "\n") where !line.hasPrefix("#") {
+      let fields = line.split(separator: " ")
+      guard fields.count >= 2, let value = Double(fields[fields.count - 1]) else { continue }
+      let name = fields[0].prefix { $0 != "{" }
+      values[String(name), default: 0] += value
+    }
+  }
+
+  subscript(_ name: String) -> Double { values[name] ?? 0 }
+}
