@@ -1,0 +1,121 @@
+// `quire bench`: prompt and generation speed of the real scheduler and engine, at given depths and batch sizes.
+// Knows what to run and how to print it; BenchRun.swift does the measuring.
+
+import ArgumentParser
+import Engine
+import FoundationEssentials
+import Glibc
+import Serving
+
+struct Bench: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Measure prompt (prefill) and generation (decode) tokens per second.",
+    discussion: """
+      Every pair of --depth and --batch is measured: the prefill of --prompt tokens on top of --depth cached tokens in each of \
+      --batch sequences, then the decoding of --generate tokens in each. Values are medians of --repeat runs.
+      """)
+
+  @OptionGroup var model: ModelOptions
+
+  @Option(help: ArgumentHelp("Prompt tokens per sequence; 0: no prefill figure.", valueName: "n"))
+  var prompt: String = "512"
+
+  @Option(help: ArgumentHelp("Tokens to generate per sequence; 0: no decode figure.", valueName: "n"))
+  var generate: String = "64"
+
+  @Option(help: ArgumentHelp("Tokens already in the cache.", valueName: "n,n"))
+  var depth: String = "0"
+
+  @Option(help: ArgumentHelp("Sequences at once.", valueName: "n,n"))
+  var batch: String = "1"
+
+  @Option(name: .customLong("repeat"), help: ArgumentHelp("Runs of each figure; the median counts.", valueName: "n"))
+  var repetitions: Int = 3
+
+  @Flag(help: "Print one JSON object instead of a table.")
+  var json = false
+
+  func run() throws {
+    let prompts = try numberList(prompt, flag: "--prompt", in: 0...1 << 20)
+    let generates = try numberList(generate, flag: "--generate", in: 0...1 << 20)
+    let depths = try numberList(depth, flag: "--depth", in: 0...1 << 20)
+    let batches = try numberList(batch, flag: "--batch", in: 1...4096)
+    guard (1...1000).contains(repetitions) else { throw InputFailure("--repeat \(repetitions): a number from 1 to 1000") }
+
+    var settings = ServerSettings()
+    settings.maxSequences = max(settings.maxSequences, batches.max() ?? 1)
+    try model.apply(to: &settings)
+    let longest = (prompts.max() ?? 0) + (generates.max() ?? 0) + (depths.max() ?? 0) + 2 * settings.blockTokens + 1
+    if settings.cacheTokens == 0 { settings.cacheTokens = longest * (batches.max() ?? 1) }
+    let loaded = try loadModel(try settings.checked())
+    guard longest - 2 * settings.blockTokens <= loaded.served.maxContextTokens else {
+      throw InputFailure("depth, prompt and generated tokens together exceed the context of \(loaded.served.maxContextTokens) tokens")
+    }
+
+    let run = BenchRun(loaded)
+    var results: [BenchResult] = []
+    let cases = depths.flatMap { depth in
+      batches.flatMap { batch in prompts.flatMap { prompt in generates.map { (depth, batch, prompt, $0) } } }
+    }
+    let progress = Progress("quire: measuring")
+    for (index, (depth, batch, prompt, generate)) in cases.enumerated() {
+      progress.update(done: index, total: cases.count, unit: .steps)
+      do {
+        results += try run.measure(depth: depth, batch: batch, prompt: prompt, generate: generate, repetitions: repetitions)
+      } catch { throw InputFailure("depth \(depth), batch \(batch): \(error)") }
+    }
+    progress.finish()
+    if json { try printJSON(loaded, results) } else { printTable(loaded, results) }
+  }
+
+  private func printTable(_ loaded: LoadedModel, _ results: [BenchResult]) {
+    let options = loaded.transformer.options
+    Terminal.print(
+      "\(loaded.served.name), \(options.threads) threads, \(loaded.transformer.kernelName), \(options.compute), cache \(options.cacheType)")
+    Terminal.print("kind       prompt  generate     depth  batch    tokens/s   spread")
+    for r in results {
+      let columns = [
+        left(r.kind, 8), right("\(r.promptTokens)", 8), right("\(r.generatedTokens)", 9), right("\(r.depth)", 9), right("\(r.batch)", 6),
+        right("\(rounded(r.tokensPerSecond))", 11), right("\(Int((r.spread * 100).rounded())) %", 8),
+      ]
+      Terminal.print(columns.joined(separator: " "))
+    }
+  }
+
+  private func left(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }
+  private func right(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
+
+  private func printJSON(_ loaded: LoadedModel, _ results: [BenchResult]) throws {
+    let report = BenchReport(
+      machine: .init(cpu: cpuName(), threads: loaded.transformer.options.threads, kernels: loaded.transformer.kernelName),
+      model: .init(
+        name: loaded.served.name, compute: loaded.transformer.options.compute.rawValue,
+        cacheType: loaded.transformer.options.cacheType.rawValue),
+      results: results)
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+    Terminal.print(String(decoding: try encoder.encode(report), as: UTF8.self))
+  }
+
+  private func cpuName() -> String {
+    guard let data = FileManager.default.contents(atPath: "/proc/cpuinfo") else { return "unknown" }
+    let line = String(decoding: data, as: UTF8.self).split(separator: "\n").first { $0.hasPrefix("model name") }
+    return line?.split(separator: ":").last.map { $0.drop { $0 == " " }.description } ?? "unknown"
+  }
+}
+
+struct BenchReport: Encodable {
+  struct Machine: Encodable {
+    let cpu: String
+    let threads: Int
+    let kernels: String
+  }
+  struct Model: Encodable {
+    let name: String
+    let compute: String
+    let cacheType: String
+  }
+  let machine: Machine
+  let model: Model
+  let results: [BenchResult]
+}

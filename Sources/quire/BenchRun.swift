@@ -1,0 +1,102 @@
+// Measures one figure of `quire bench` by driving the engine's step as the server does. Knows no output format.
+
+import Serving
+
+/// One row. Tokens per second over all sequences; `spread` is (largest - smallest) / median of the runs.
+struct BenchResult: Encodable {
+  let kind: String
+  let promptTokens: Int
+  let generatedTokens: Int
+  let depth: Int
+  let batch: Int
+  let tokensPerSecond: Double
+  let spread: Double
+  let secondsPerStep: Double
+}
+
+final class BenchRun {
+  private let core: EngineCore
+  private let vocabularySize: Int
+  private var random = SystemRandomNumberGenerator()
+
+  init(_ loaded: LoadedModel) {
+    core = loaded.makeCore()
+    vocabularySize = loaded.served.vocabularySize
+  }
+
+  /// The prefill figure (unless prompt is 0) and the decode figure (unless generate is 0).
+  func measure(depth: Int, batch: Int, prompt: Int, generate: Int, repetitions: Int) throws -> [BenchResult] {
+    // The same depth tokens every time: after the first run they come from the prefix cache, as a conversation's would.
+    let prefixes = (0..<batch).map { _ in tokens(depth) }
+    if depth > 0 { _ = try run(prefixes, maxNewTokens: 1) }
+    var prefill: [Timed] = []
+    var decode: [Timed] = []
+    for _ in 0..<repetitions {
+      let prompts = prefixes.map { $0 + tokens(prompt) }
+      if prompt > 0 { prefill.append(try run(prompts, maxNewTokens: 1).untilFirst) }
+      if generate > 0 {
+        let whole = prompts.map { $0.isEmpty ? tokens(1) : $0 }
+        decode.append(try run(whole, maxNewTokens: generate + 1).afterFirst)
+      }
+    }
+    var results: [BenchResult] = []
+    if prompt > 0 {
+      results.append(result("prefill", prefill, tokens: batch * prompt, prompt: prompt, generate: 0, depth: depth, batch: batch))
+    }
+    if generate > 0 {
+      results.append(result("decode", decode, tokens: batch * generate, prompt: prompt, generate: generate, depth: depth, batch: batch))
+    }
+    return results
+  }
+
+  private struct Timed {
+    var seconds = 0.0
+    var steps = 0
+  }
+
+  /// Runs the prompts together; time until every sequence has its first token, and from then until all have all of theirs.
+  /// Tokens that early sequences decode while late ones still prefill count in neither figure's favour.
+  private func run(_ prompts: [[Int32]], maxNewTokens: Int) throws -> (untilFirst: Timed, afterFirst: Timed) {
+    let start = Clock.nanoseconds()
+    for prompt in prompts { _ = try core.add(GenerationRequest(promptTokens: prompt, maxNewTokens: maxNewTokens)) }
+    var first = Timed()
+    var second = Timed()
+    var waiting = prompts.count
+    var firstAt = start
+    var lateTokens = 0
+    while core.hasWork {
+      try core.step()
+      if waiting > 0 {
+        first.steps += 1
+        lateTokens += core.events.count { $0.generatedCount > 1 }
+        waiting -= core.events.count { $0.generatedCount == 1 }
+        if waiting == 0 { firstAt = Clock.nanoseconds() }
+      } else {
+        second.steps += 1
+      }
+      core.clearEvents()
+    }
+    first.seconds = Clock.seconds(from: start, to: firstAt)
+    second.seconds = Clock.seconds(from: firstAt, to: Clock.nanoseconds())
+    // Those tokens are missing from the second part: its time is scaled up to what all of them would have taken.
+    let all = prompts.count * (maxNewTokens - 1)
+    if lateTokens > 0, all > lateTokens { second.seconds *= Double(all) / Double(all - lateTokens) }
+    return (first, second)
+  }
+
+  private func tokens(_ count: Int) -> [Int32] {
+    (0..<count).map { _ in Int32.random(in: 0..<Int32(clamping: vocabularySize), using: &random) }
+  }
+
+  private func result(
+    _ kind: String, _ runs: [Timed], tokens: Int, prompt: Int, generate: Int, depth: Int, batch: Int
+  ) -> BenchResult {
+    let sorted = runs.sorted { $0.seconds < $1.seconds }
+    let median = sorted[sorted.count / 2]
+    let seconds = max(median.seconds, 1e-9)
+    return BenchResult(
+      kind: kind, promptTokens: prompt, generatedTokens: generate, depth: depth, batch: batch, tokensPerSecond: Double(tokens) / seconds,
+      spread: ((sorted.last?.seconds ?? 0) - (sorted.first?.seconds ?? 0)) / seconds,
+      secondsPerStep: median.steps > 0 ? seconds / Double(median.steps) : 0)
+  }
+}

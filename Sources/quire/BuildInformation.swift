@@ -1,0 +1,5 @@
+// What this build calls itself. Knows nothing else.
+
+enum BuildInformation {
+  static let version = "0.1.0"
+}
