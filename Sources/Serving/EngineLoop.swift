@@ -26,10 +26,14 @@ package final class EngineLoop: @unchecked Sendable {
 
   /// - Parameters:
   ///   - core: belongs to the engine thread from now on.
+  ///   - beforeStep: runs on the engine thread before each step; tests slow the engine down with it.
   ///   - onFailure: hears, on the engine thread, of a forward pass that failed.
-  package init(core: sending EngineCore, metrics: Metrics, onFailure: @escaping @Sendable (String) -> Void = { _ in }) {
+  package init(
+    core: sending EngineCore, metrics: Metrics, beforeStep: (@Sendable () -> Void)? = nil,
+    onFailure: @escaping @Sendable (String) -> Void = { _ in }
+  ) {
     let inbox = inbox
-    let start = Start { EngineThread(core: core, metrics: metrics, onFailure: onFailure).run(inbox: inbox) }
+    let start = Start { EngineThread(core: core, metrics: metrics, beforeStep: beforeStep, onFailure: onFailure).run(inbox: inbox) }
     // The work of a forward pass stays shallow, but the default of a container's libc may be as small as 128 KiB.
     var attributes = pthread_attr_t()
     pthread_attr_init(&attributes)
@@ -86,6 +90,7 @@ package final class EngineLoop: @unchecked Sendable {
 
     private let core: EngineCore
     private let metrics: Metrics
+    private let beforeStep: (@Sendable () -> Void)?
     private let onFailure: @Sendable (String) -> Void
     private var requests: [Ticket: ActiveRequest] = [:]
     private var owners: [SequenceID: (ticket: Ticket, choice: Int)] = [:]
@@ -93,7 +98,10 @@ package final class EngineLoop: @unchecked Sendable {
     private var gaugesReadAt: UInt64 = 0
     private static let gaugeIntervalNanoseconds: UInt64 = 500_000_000
 
-    init(core: EngineCore, metrics: Metrics, onFailure: @escaping @Sendable (String) -> Void) {
+    init(
+      core: EngineCore, metrics: Metrics, beforeStep: (@Sendable () -> Void)?, onFailure: @escaping @Sendable (String) -> Void
+    ) {
+      self.beforeStep = beforeStep
       self.onFailure = onFailure
       self.core = core
       self.metrics = metrics
@@ -120,6 +128,7 @@ package final class EngineLoop: @unchecked Sendable {
     private func step() {
       var report = StepReport()
       if core.hasWork {
+        beforeStep?()
         do throws(EngineError) {
           // Sequences without work to plan would be a scheduler's mistake; sleeping keeps such a mistake from burning a core.
           if try core.step() { report = core.lastStep } else { usleep(1000) }

@@ -55,10 +55,10 @@ package final class Service: Sendable {
   package var port: Int { server.withLock { $0?.port } ?? 0 }
 
   /// Starts the engine's thread: /ready says 200 from now on. Once.
-  package func install(_ loaded: sending LoadedModel) {
+  package func install(_ loaded: sending LoadedModel, beforeStep: (@Sendable () -> Void)? = nil) {
     let model = loaded.served
     metrics.install(loaded.info)
-    let engine = EngineLoop(core: loaded.makeCore(), metrics: metrics) { [logger] in logger.error("\($0)") }
+    let engine = EngineLoop(core: loaded.makeCore(), metrics: metrics, beforeStep: beforeStep) { [logger] in logger.error("\($0)") }
     state.withLock { state in
       state.ready = Ready(model: model, engine: engine)
       if state.phase == .loading { state.phase = .ready }

@@ -140,7 +140,7 @@ struct ServiceTests {
 
   @Test("a client that hangs up is cancelled and its blocks are free")
   func disconnect() throws {
-    let service = try TinyModel.service { $0.cacheTokens = 16384 }
+    let service = try TinyModel.service(pace: Pace()) { $0.cacheTokens = 16384 }
     defer { service.stop() }
     let clients = try (0..<4).map { n in
       let client = try TestClient(service)
@@ -153,15 +153,15 @@ struct ServiceTests {
     try waitUntil { try metric(service, "vllm:num_requests_running\(Self.vllm)") == 8 }
     for client in clients { client.hangUp() }
     try waitUntil { try metric(service, "quire_requests_cancelled_total{reason=\"disconnected\"}") == 4 }
-    #expect(try metric(service, "vllm:num_requests_running\(Self.vllm)") == 0)
-    #expect(try metric(service, "quire_latent_cache_blocks{state=\"used\"}") == 0)
+    try waitUntil { try metric(service, "vllm:num_requests_running\(Self.vllm)") == 0 }
+    try waitUntil { try metric(service, "quire_latent_cache_blocks{state=\"used\"}") == 0 }
     #expect(try metric(service, "vllm:request_success_total{engine=\"0\",model_name=\"tiny\",finished_reason=\"abort\"}") == 8)
     #expect(try TestClient(service).complete(#"{"prompt": "x", "max_tokens": 2}"#).status == 200)
   }
 
   @Test("a full queue is 429 with Retry-After, for the whole request")
   func queueFull() throws {
-    let service = try TinyModel.service {
+    let service = try TinyModel.service(pace: Pace()) {
       $0.maxSequences = 1
       $0.maxWaitingSequences = 2
     }
@@ -265,11 +265,11 @@ struct ServiceTests {
 
   @Test("drain: running streams finish, new requests get 503, then everything ends")
   func drain() throws {
-    // Long enough that the streams outlast the requests below on a busy machine.
-    let service = try TinyModel.service { $0.cacheTokens = 65536 }
+    let pace = Pace()
+    let service = try TinyModel.service(pace: pace) { $0.cacheTokens = 65536 }
     let clients = try (0..<4).map { n in
       let client = try TestClient(service)
-      try client.sendCompletion("{\"prompt\": [\(n), 5], \"max_tokens\": 8000, \"ignore_eos\": true, \"stream\": true}")
+      try client.sendCompletion("{\"prompt\": [\(n), 5], \"max_tokens\": 1500, \"ignore_eos\": true, \"stream\": true}")
       return client
     }
     try waitUntil { try metric(service, "vllm:num_requests_running\(Self.vllm)") == 4 }
@@ -278,6 +278,7 @@ struct ServiceTests {
     let late = try TestClient(service).complete(#"{"prompt": "x"}"#)
     #expect(try late.status == 503 && late.headers["retry-after"] != nil && late.errorBody().code == "draining")
     #expect(try TestClient(service).get("/ready").status == 503)
+    pace.release()
     for client in clients {
       let payloads = try client.answer().payloads
       #expect(payloads.last == "[DONE]" && payloads.dropLast().last?.contains("\"finish_reason\":\"length\"") == true)

@@ -37,15 +37,16 @@ enum TinyModel {
       beginToken: ModelLoader.beginToken(file, tokenizer), stopTokens: ModelLoader.stopTokens(file, tokenizer), maxContextTokens: 1024)
   }
 
-  /// A running server with the model in it.
-  static func service(_ change: (inout ServerSettings) -> Void = { _ in }) throws -> Service {
+  /// A running server with the model in it. `pace` slows its steps, so that requests outlast what a test does beside them however busy
+  /// the machine is.
+  static func service(pace: Pace? = nil, _ change: (inout ServerSettings) -> Void = { _ in }) throws -> Service {
     var settings = settings
     change(&settings)
     var logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
     logger.logLevel = .critical
     let service = try Service(settings: settings, version: "test", logger: logger)
     try service.start()
-    service.install(try ModelLoader(settings).load())
+    service.install(try ModelLoader(settings).load(), beforeStep: pace.map { pace in { pace.wait() } })
     return service
   }
 }
