@@ -147,7 +147,8 @@ final class Connection: EventHandler {
   /// The server drains. `isFinal`: no exchange is in flight any more on any connection.
   func drain(isFinal: Bool) {
     guard !isClosed else { return }
-    state.drain()
+    // A client that has only just connected is told in an answer, not by a close.
+    state.drain(isNew: !isFinal && state.requestOrdinal == 0)
     pump()
     // A request that is arriving may still be answered, within its deadlines and the drain's.
     if isFinal, case .open = phase, exchange == nil, state.waiting == .idle { finish(lingers: false) }

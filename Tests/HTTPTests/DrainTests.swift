@@ -41,6 +41,25 @@ import Testing
     #expect(probe.disconnects.withLock { $0 } == 0)
   }
 
+  /// A client that connected just before the drain, and speaks after it began, gets an answer.
+  @Test func aNewConnectionIsAnswered() throws {
+    let test = try TestServer()
+    let probe = test.probe
+    defer { test.server.stop() }
+    let running = try test.client()
+    try running.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+    #expect(probe.eventually { probe.waiting.withLock { $0.count } == 1 })
+    let early = try test.client()
+    #expect(probe.eventually { test.server.connectionCount == 2 })
+    test.server.drain(deadlineMilliseconds: 600_000) { probe.flags.withLock { _ = $0.insert("drained") } }
+    _ = test.counters()
+    let response = try early.get("/hello")
+    #expect(response.status == 200 && response.header("Connection") == "close")
+    #expect(early.isClosedByServer())
+    running.close()
+    #expect(probe.eventually { probe.flags.withLock { $0.contains("drained") } })
+  }
+
   @Test func anIdleServerDrainsAtOnce() throws {
     let test = try TestServer()
     let probe = test.probe

@@ -46,7 +46,8 @@ enum TinyModel {
     logger.logLevel = .critical
     let service = try Service(settings: settings, version: "test", logger: logger)
     try service.start()
-    service.install(try ModelLoader(settings).load(), beforeStep: pace.map { pace in { pace.wait() } })
+    let loaded = try ModelLoader(settings).load()
+    if let pace { service.install(loaded, beforeStep: { pace.wait() }) } else { service.install(loaded) }
     return service
   }
 }
