@@ -59,19 +59,19 @@ struct LoadTests {
   func longPromptBesideStream() throws {
     let chunkTokens = 128
     let server = try ServerProcess.serve([
-      "--model", model, "--cache-tokens", "12288", "--max-batch-tokens", "\(chunkTokens)",
+      "--model", model, "--cache-tokens", "28672", "--max-batch-tokens", "\(chunkTokens)",
     ])
     defer { server.kill() }
     let stream = try Client(port: server.port)
     try stream.sendPost(
-      "/v1/completions", #"{"prompt": [5, 6, 7], "max_tokens": 3000, "temperature": 0, "ignore_eos": true, "stream": true}"#)
+      "/v1/completions", #"{"prompt": [5, 6, 7], "max_tokens": 16000, "temperature": 0, "ignore_eos": true, "stream": true}"#)
     let port = server.port
     let prompt = (0..<8000).map { ($0 * 13 + 5) % 300 }
     let done = Atomic<Bool>(false)
     let prefilling = DispatchSemaphore(value: 0)
     var tokensBefore = 0
     var tokensDuring = 0
-    DispatchQueue.global().async {
+    DispatchQueue(label: "long prompt").async {
       prefilling.wait()
       _ = try? Client(port: port).post("/v1/completions", #"{"prompt": \#(prompt), "max_tokens": 1, "ignore_eos": true}"#)
       done.store(true, ordering: .releasing)
