@@ -36,4 +36,7 @@ void qk_scalar_attention_reset(const qk_softmax_state *s, qk_int rows, qk_int wi
 void qk_scalar_attention_merge(const qk_softmax_state *into, const qk_softmax_state *from, qk_int rows, qk_int width);
 void qk_scalar_attention_finish(const qk_softmax_state *s, qk_int rows, qk_int width, float *out, qk_int out_stride);
 
+qk_int qk_scalar_peak_int8(qk_int rounds);
+qk_int qk_scalar_peak_bf16(qk_int rounds);
+
 #endif

@@ -85,3 +85,15 @@ void qk_scalar_f32_to_bf16(const float *x, uint16_t *out, qk_int count) {
 void qk_scalar_bf16_to_f32(const uint16_t *x, float *out, qk_int count) {
   for (qk_int i = 0; i < count; i++) out[i] = qk_float_of_bf16(x[i]);
 }
+
+qk_int qk_scalar_peak_int8(qk_int rounds) {
+  volatile int32_t sum = 0;
+  for (qk_int i = 0; i < rounds; i++) sum = (int32_t)((uint32_t)sum + 1u * 1u);
+  return 2 * rounds;
+}
+
+qk_int qk_scalar_peak_bf16(qk_int rounds) {
+  volatile float sum = 0;
+  for (qk_int i = 0; i < rounds; i++) sum = sum + 1.0f * 1.0f;
+  return 2 * rounds;
+}

@@ -21,6 +21,7 @@ QK_STRICT_FLOAT
 #include "simd_body_cache.h"
 #include "simd_body_attention.h"
 #include "simd_body_tiles.h"
+#include "simd_body_peak.h"
 #pragma clang attribute pop
 
 const qk_kernels qk_table_avx2 = QK_TABLE("avx2", v_);

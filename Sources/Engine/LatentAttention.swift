@@ -13,6 +13,7 @@ struct LatentAttention {
   let softmaxScale: Float
   let interleaved: Bool
   let exact: Bool
+  let log: StageLog
 
   private var heads: Int { shape.headCount }
   private var rowWidth: Int { shape.latentRank + shape.ropeDim }
@@ -20,30 +21,34 @@ struct LatentAttention {
   /// Reads `scratch.normed` [tokens, hidden], appends to the cache, leaves the sub-layer's output in `scratch.delta` [tokens, hidden].
   func run(_ weights: AttentionWeights, _ step: Step, cache: borrowing LatentCache, layer: Int) {
     project(weights, tokens: step.count)
+    log.mark(.project)
     storeLatents(weights, tokens: step.count, cache: cache, layer: layer)
+    log.mark(.latents)
     if step.spanCount > 0 { attendAbsorbed(weights, step, pages: cache.pages(layer: layer)) }
     for index in 0..<step.expandedCount {
       let entry = step.entries[Int(scratch.expandedEntries[index])]
       attendExpanded(weights, entry, tables: step.tables, pages: cache.pages(layer: layer))
+      log.mark(.attention)
     }
     var quantize = qe_quantize(count: step.count, width: scratch.values.columns, rows: scratch.values.forms(weights.outputNeeds))
     qe_run_quantize(workers, &quantize)
-    multiply((weights.output, scratch.values, scratch.delta), nil, tokens: step.count)
+    multiply(.output, (weights.output, scratch.values, scratch.delta), nil, tokens: step.count)
+    log.mark(.output)
   }
 
   /// q = the query of every head, latent = c and rope key, both raw.
   private func project(_ weights: AttentionWeights, tokens: Int) {
     guard let queryA = weights.queryA, let queryNorm = weights.queryNorm else {
       multiply(
-        (weights.query, scratch.normed, scratch.query), (weights.latent, scratch.normed, scratch.latent), tokens: tokens)
+        .project, (weights.query, scratch.normed, scratch.query), (weights.latent, scratch.normed, scratch.latent), tokens: tokens)
       return
     }
-    multiply((queryA, scratch.normed, scratch.queryLow), (weights.latent, scratch.normed, scratch.latent), tokens: tokens)
+    multiply(.project, (queryA, scratch.normed, scratch.queryLow), (weights.latent, scratch.normed, scratch.latent), tokens: tokens)
     var norm = qe_norm(
       count: tokens, width: queryA.rows, in: scratch.queryLow, bias: weights.queryABias, norm: queryNorm,
       epsilon: Hyperparameters.latentNormEpsilon, out: scratch.queryLowNormed.forms(weights.queryNeeds))
     qe_run_norm(workers, &norm)
-    multiply((weights.query, scratch.queryLowNormed, scratch.query), nil, tokens: tokens)
+    multiply(.project, (weights.query, scratch.queryLowNormed, scratch.query), nil, tokens: tokens)
   }
 
   private func storeLatents(_ weights: AttentionWeights, tokens: Int, cache: borrowing LatentCache, layer: Int) {
@@ -59,13 +64,17 @@ struct LatentAttention {
   /// Absorbed form: W_UK goes into the query, the value is the latent itself, W_UV comes after the sum.
   private func attendAbsorbed(_ weights: AttentionWeights, _ step: Step, pages: qk_pages) {
     for index in 0..<step.spanCount { absorbKeys(weights.absorbedKeys, scratch.spans[index]) }
+    log.mark(.absorb)
     var attention = qe_attention(
       items: scratch.items, item_count: step.itemCount, merges: scratch.merges, merge_count: step.mergeCount, tables: step.tables,
       heads: heads, c: shape.latentRank, r: shape.ropeDim, q_latent: scratch.queryLatent, pages: pages, exact: exact,
       m: scratch.softmaxMaximum, l: scratch.softmaxSum, u: scratch.attended, slot_m: scratch.slotMaximum, slot_l: scratch.slotSum,
       slot_u: scratch.slotAttended, out: scratch.attendedHeads.forms(weights.valueNeeds))
     qe_run_attention(workers, &attention)
+    noteAttention(step, pages)
+    log.mark(.attention)
     for index in 0..<step.spanCount { projectValues(weights.values, scratch.spans[index]) }
+    log.mark(.values)
   }
 
   private func absorbKeys(_ keys: MatrixList, _ span: TokenSpan) {
@@ -81,6 +90,7 @@ struct LatentAttention {
         y: scratch.queryLatent + (span.first * heads + head) * rowWidth, y_stride: heads * rowWidth)
     }
     qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, heads)
+    log.add(.absorb, scratch.tasks, count: heads)
   }
 
   private func projectValues(_ values: MatrixList, _ span: TokenSpan) {
@@ -96,6 +106,20 @@ struct LatentAttention {
         y: scratch.values.f32 + (span.first * heads + head) * v, y_stride: heads * v)
     }
     qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, heads)
+    log.add(.values, scratch.tasks, count: heads)
+  }
+
+  /// Cache rows read and operations of the entries in absorbed form: every key once per token and head, c + r for its score, c for its value.
+  private func noteAttention(_ step: Step, _ pages: qk_pages) {
+    var (keys, pairs) = (0, 0)
+    for index in 0..<step.spanCount {
+      let span = scratch.spans[index].first..<scratch.spans[index].first + scratch.spans[index].count
+      for entry in step.entries where span.contains(entry.tokens.lowerBound) {
+        keys &+= entry.startPosition &+ entry.tokens.count
+        pairs &+= entry.visiblePairs
+      }
+    }
+    log.add(.attention, bytes: keys &* pages.row_stride, operations: 2 &* pairs &* heads &* (2 &* shape.latentRank &+ shape.ropeDim))
   }
 
   /// Expanded form for one entry: K and V of a range of keys are made from the latents, used and forgotten.
@@ -116,14 +140,20 @@ struct LatentAttention {
         out: scratch.values.f32 + first * heads * shape.valueDim)
       qe_run_expanded(workers, &job)
     }
+    let widths = shape.nopeDim + shape.valueDim
+    log.add(
+      .attention, bytes: end &* pages.row_stride,
+      operations: 2 &* heads &* (entry.visiblePairs &* (widths &+ shape.ropeDim) &+ end &* shape.latentRank &* widths))
   }
 
   private typealias Product = (matrix: Matrix, x: ActivationBuffer, y: UnsafeMutablePointer<Float>)
 
-  private func multiply(_ first: Product, _ second: Product?, tokens: Int) {
+  private func multiply(_ stage: Stage, _ first: Product, _ second: Product?, tokens: Int) {
     scratch.tasks[0] = task(first, tokens: tokens)
     if let second { scratch.tasks[1] = task(second, tokens: tokens) }
-    qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, second == nil ? 1 : 2)
+    let count = second == nil ? 1 : 2
+    qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, count)
+    log.add(stage, scratch.tasks, count: count)
   }
 
   private func task(_ product: Product, tokens: Int) -> qk_matmul_task {
@@ -132,4 +162,9 @@ struct LatentAttention {
       w: product.matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: product.y,
       y_stride: product.matrix.rows)
   }
+}
+
+extension Batch.Entry {
+  /// (token, key) pairs that attention looks at.
+  var visiblePairs: Int { tokens.count &* startPosition &+ tokens.count &* (tokens.count &+ 1) / 2 }
 }

@@ -9,15 +9,17 @@ struct MixtureOfExperts {
   let shape: Hyperparameters
   let scratch: Scratch
   let workers: qe_workers
+  let log: StageLog
 
   /// Reads `scratch.normed`; leaves the output in `scratch.delta` [tokens, hidden].
   func runDense(_ weights: GatedWeights, hiddenNeeds: ActivationNeeds, tokens: Int) {
     addGateUp(weights, scratch.dense, tokens: tokens, at: 0)
-    qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, 2)
+    multiply(.gateUp, 2)
     var silu = scratch.dense.silu(rows: tokens, needs: hiddenNeeds)
     qe_run_silu(workers, &silu, nil)
+    log.mark(.activate)
     addDown(weights.down, scratch.dense, tokens: tokens, at: 0)
-    qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, 1)
+    multiply(.down, 1)
   }
 
   /// Reads `scratch.normed`; leaves the routed experts' outputs in `scratch.expertOut` (with `pairOfSlot` and `slotWeights`), the shared
@@ -28,16 +30,18 @@ struct MixtureOfExperts {
       w: weights.router.descriptor, x: scratch.normed.f32, x_stride: scratch.normed.columns, index: nil, tokens: tokens,
       y: scratch.routerLogits, y_stride: experts)
     if let shared = weights.shared { addGateUp(shared, scratch.shared, tokens: tokens, at: 1) }
-    qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, weights.shared == nil ? 1 : 3)
+    multiply(.route, weights.shared == nil ? 1 : 3)
     route(weights, tokens: tokens, load: load)
+    log.mark(.route)
 
     var count = 0
     for expert in 0..<experts where addRouted(weights.gate[expert], weights.up[expert], expert, at: count) { count += 2 }
-    qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, count)
+    multiply(.gateUp, count)
 
     var routed = scratch.routed.silu(rows: tokens * shape.expertsPerToken, needs: weights.hiddenNeeds)
     var shared = scratch.shared.silu(rows: tokens, needs: weights.sharedHiddenNeeds)
     if weights.shared == nil { qe_run_silu(workers, &routed, nil) } else { qe_run_silu(workers, &routed, &shared) }
+    log.mark(.activate)
 
     count = 0
     for expert in 0..<experts where addRoutedDown(weights.down[expert], expert, at: count) { count += 1 }
@@ -45,7 +49,14 @@ struct MixtureOfExperts {
       addDown(shared.down, scratch.shared, tokens: tokens, at: count)
       count += 1
     }
+    multiply(.down, count)
+  }
+
+  /// Runs the first `count` tasks.
+  private func multiply(_ stage: Stage, _ count: Int) {
     qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, count)
+    log.add(stage, scratch.tasks, count: count)
+    log.mark(stage)
   }
 
   private func route(_ weights: ExpertWeights, tokens: Int, load: UnsafeMutablePointer<UInt64>) {

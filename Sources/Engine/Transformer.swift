@@ -12,8 +12,7 @@ package final class Transformer {
   package let plan: MemoryPlan
   package let options: EngineOptions
   package let kernelName: String
-  /// Running totals over all steps.
-  package private(set) var phaseNanoseconds = PhaseNanoseconds()
+  private let log = StageLog()
 
   private let pool: WorkerPool
   private let weights: Weights
@@ -54,8 +53,8 @@ package final class Transformer {
     rotary = RotaryEmbedding(shape)
     attention = LatentAttention(
       shape: shape, scratch: scratch, workers: pool.workers, softmaxScale: rotary.softmaxScale, interleaved: rotary.interleaved,
-      exact: options.compute == .exact)
-    experts = MixtureOfExperts(shape: shape, scratch: scratch, workers: pool.workers)
+      exact: options.compute == .exact, log: log)
+    experts = MixtureOfExperts(shape: shape, scratch: scratch, workers: pool.workers, log: log)
     limits = BatchLimits(
       maxBatchTokens: options.maxBatchTokens, maxSequences: options.maxSequences, maxLogitsRows: options.maxLogitsRows,
       vocabularySize: shape.vocabularySize, blockTokens: plan.blockTokens, blockCount: plan.blockCount)
@@ -81,10 +80,12 @@ package final class Transformer {
     withPointers(batch) { tokens, tables, entries in
       if let problem = limits.problem(tokens: tokens, tables: tables, entries: entries) { preconditionFailure(problem.description) }
       guard !tokens.isEmpty, let tables = tables.baseAddress else { return UnsafeBufferPointer(start: nil, count: 0) }
+      log.start()
       var step = Step(tokens: tokens, tables: tables, entries: entries)
       step.prepare(
         scratch, rotary, blockTokens: plan.blockTokens, ropeDim: hyperparameters.ropeDim, threads: pool.threads,
         heads: hyperparameters.headCount, threshold: options.expandedThreshold)
+      log.mark(.prepare)
       return run(step)
     }
   }
@@ -108,20 +109,19 @@ package final class Transformer {
   }
 
   private func run(_ step: Step) -> UnsafeBufferPointer<Float> {
-    var clock = PhaseClock()
     embed(step)
+    log.mark(.embed)
     var pending = Pending.nothing
     for layer in 0..<hyperparameters.layerCount {
       let weights = self.weights.layers[layer]
       addAndNormalise(pending, norm: weights.attentionNorm, count: step.count, out: scratch.normed.forms(weights.attention.inputNeeds))
-      clock.mark(&phaseNanoseconds.other)
+      log.mark(.norm)
       attention.run(weights.attention, step, cache: cache, layer: layer)
-      clock.mark(&phaseNanoseconds.attention)
       pending = .delta(bias: weights.attention.outputBias)
-      pending = feedForward(weights, pending, layer: layer, tokens: step.count, &clock)
+      pending = feedForward(weights, pending, layer: layer, tokens: step.count)
       if let trace { traceLayer(layer, pending, tokens: step.count, trace, &pending) }
     }
-    return head(step, pending, &clock)
+    return head(step, pending)
   }
 
   private func embed(_ step: Step) {
@@ -130,20 +130,18 @@ package final class Transformer {
     qe_run_embed(pool.workers, &job)
   }
 
-  private func feedForward(_ weights: LayerWeights, _ pending: Pending, layer: Int, tokens: Int, _ clock: inout PhaseClock) -> Pending {
+  private func feedForward(_ weights: LayerWeights, _ pending: Pending, layer: Int, tokens: Int) -> Pending {
     switch weights.feedForward {
     case .dense(let gated, let inputNeeds, let hiddenNeeds):
       addAndNormalise(pending, norm: weights.feedForwardNorm, count: tokens, out: scratch.normed.forms(inputNeeds))
-      clock.mark(&phaseNanoseconds.other)
+      log.mark(.norm)
       experts.runDense(gated, hiddenNeeds: hiddenNeeds, tokens: tokens)
-      clock.mark(&phaseNanoseconds.dense)
       return .delta(bias: nil)
     case .experts(let expertWeights):
       addAndNormalise(pending, norm: weights.feedForwardNorm, count: tokens, out: scratch.normed.forms(expertWeights.inputNeeds))
-      clock.mark(&phaseNanoseconds.other)
+      log.mark(.norm)
       guard let row = load.baseAddress else { return .nothing }
       experts.runExperts(expertWeights, tokens: tokens, load: row + layer * hyperparameters.expertCount)
-      clock.mark(&phaseNanoseconds.experts)
       return .experts(hasShared: expertWeights.shared != nil)
     }
   }
@@ -170,7 +168,7 @@ package final class Transformer {
   }
 
   /// Final norm and head, only for the rows that are wanted.
-  private func head(_ step: Step, _ pending: Pending, _ clock: inout PhaseClock) -> UnsafeBufferPointer<Float> {
+  private func head(_ step: Step, _ pending: Pending) -> UnsafeBufferPointer<Float> {
     guard step.logitsRows > 0 else { return UnsafeBufferPointer(start: nil, count: 0) }
     let globals = weights.globals
     addAndNormalise(
@@ -179,8 +177,10 @@ package final class Transformer {
     scratch.tasks[0] = qk_matmul_task(
       w: globals.head.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: step.logitsRows, y: scratch.logits,
       y_stride: hyperparameters.vocabularySize)
+    log.mark(.norm)
     qk_pool_matmul(pool.workers.pool, pool.workers.kernels, scratch.tasks, 1)
-    clock.mark(&phaseNanoseconds.head)
+    log.add(.head, scratch.tasks, count: 1)
+    log.mark(.head)
     return UnsafeBufferPointer(start: scratch.logits, count: step.logitsRows * hyperparameters.vocabularySize)
   }
 
@@ -192,6 +192,12 @@ package final class Transformer {
     pending = .nothing
     trace(layer, UnsafeBufferPointer(start: scratch.residual, count: tokens * hyperparameters.hiddenSize))
   }
+
+  /// Measured on the workers, which must be idle: not during `forward`.
+  package func measureLimits() -> MachineLimits { pool.measureLimits() }
+
+  /// Running totals of all steps, by `Stage.rawValue`.
+  package var stageTotals: [StageTotals] { log.totals }
 
   /// A copy of the counters (allocates: not for every step).
   package var expertLoad: ExpertLoadCounters {

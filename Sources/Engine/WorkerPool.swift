@@ -33,10 +33,24 @@ struct WorkerPool: ~Copyable {
     guard qk_pool_reserve(pool, bytes) == 0 else { throw .mapFailed(bytes: bytes, errno: outOfMemory) }
   }
 
+  /// What the machine can do at best with these workers.
+  func measureLimits() -> MachineLimits {
+    let limits = qk_pool_measure(pool, kernels)
+    return MachineLimits(
+      bytesPerSecond: limits.bytes_per_second, int8PerSecond: limits.int8_per_second, bf16PerSecond: limits.bf16_per_second)
+  }
+
   func multiply(_ tasks: UnsafePointer<qk_matmul_task>, count: Int) {
     guard count > 0 else { return }
     qk_pool_matmul(pool, kernels, tasks, count)
   }
+}
+
+/// Measured rates of all workers together: memory read, int8 and bfloat16 operations (a multiplication and an addition are two).
+package struct MachineLimits: Sendable, Encodable {
+  package let bytesPerSecond: Double
+  package let int8PerSecond: Double
+  package let bf16PerSecond: Double
 }
 
 private let outOfMemory: Int32 = 12  // ENOMEM

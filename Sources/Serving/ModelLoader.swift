@@ -51,11 +51,8 @@ package final class LoadedModel {
     core.readGauges = {
       var gauges = EngineGauges()
       gauges.expertLoadImbalance = transformer.expertLoad.worstImbalance
-      let phases = transformer.phaseNanoseconds
-      gauges.phaseNanoseconds = [
-        ("attention", phases.attention), ("experts", phases.experts), ("dense", phases.dense), ("head", phases.head),
-        ("other", phases.other),
-      ]
+      let totals = transformer.stageTotals
+      gauges.phaseNanoseconds = Stage.allCases.map { ("\($0)", totals[$0.rawValue].nanoseconds) }
       return gauges
     }
     return core

@@ -35,6 +35,9 @@ struct Bench: ParsableCommand {
   @Flag(help: "Print one JSON object instead of a table.")
   var json = false
 
+  @Flag(help: "Also print where the time of each figure went: a roofline table.")
+  var stages = false
+
   func run() throws {
     let prompts = try numberList(prompt, flag: "--prompt", in: 0...1 << 20)
     let generates = try numberList(generate, flag: "--generate", in: 0...1 << 20)
@@ -65,7 +68,10 @@ struct Bench: ParsableCommand {
       } catch { throw InputFailure("depth \(depth), batch \(batch): \(error)") }
     }
     progress.finish()
-    if json { try printJSON(loaded, results) } else { printTable(loaded, results) }
+    let limits = json || stages ? loaded.transformer.measureLimits() : nil
+    if json { return try printJSON(loaded, results, limits) }
+    printTable(loaded, results)
+    if let limits { printStages(results, limits) }
   }
 
   private func printTable(_ loaded: LoadedModel, _ results: [BenchResult]) {
@@ -82,12 +88,40 @@ struct Bench: ParsableCommand {
     }
   }
 
+  /// Per stage: time, share of the step, and how near memory and arithmetic are to what the machine can do (int8 rate; bf16 for attention).
+  private func printStages(_ results: [BenchResult], _ limits: MachineLimits) {
+    Terminal.print(
+      "\nlimits measured: memory \(rounded(limits.bytesPerSecond / 1e9)) GB/s, int8 \(rounded(limits.int8PerSecond / 1e9)) GOP/s, "
+        + "bf16 \(rounded(limits.bf16PerSecond / 1e9)) GFLOP/s")
+    for r in results {
+      Terminal.print(
+        "\n\(r.kind) prompt \(r.promptTokens), depth \(r.depth), batch \(r.batch): \(rounded(r.secondsPerStep * 1e3)) ms per step")
+      Terminal.print("  stage                       ms    share     GB/s   memory   GOP/s     rate")
+      for stage in r.stages where stage.secondsPerStep > 0 {
+        let bandwidth = stage.bytesPerStep / stage.secondsPerStep
+        let rate = stage.operationsPerStep / stage.secondsPerStep
+        let peak = stage.stage == Stage.attention.name ? limits.bf16PerSecond : limits.int8PerSecond
+        let columns = [
+          left(stage.stage, 22), right("\(rounded(stage.secondsPerStep * 1e3))", 8), right(percent(stage.share), 8),
+          right(stage.bytesPerStep > 0 ? "\(rounded(bandwidth / 1e9))" : "", 8),
+          right(stage.bytesPerStep > 0 ? percent(bandwidth / max(limits.bytesPerSecond, 1)) : "", 8),
+          right(stage.operationsPerStep > 0 ? "\(rounded(rate / 1e9))" : "", 7),
+          right(stage.operationsPerStep > 0 ? percent(rate / max(peak, 1)) : "", 8),
+        ]
+        Terminal.print("  " + columns.joined(separator: " "))
+      }
+      Terminal.print("  " + left("accounted for", 22) + " " + right("", 8) + " " + right(percent(r.stages.reduce(0) { $0 + $1.share }), 8))
+    }
+  }
+
+  private func percent(_ share: Double) -> String { "\(Int((share * 100).rounded())) %" }
+
   private func left(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }
   private func right(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
 
-  private func printJSON(_ loaded: LoadedModel, _ results: [BenchResult]) throws {
+  private func printJSON(_ loaded: LoadedModel, _ results: [BenchResult], _ limits: MachineLimits?) throws {
     let report = BenchReport(
-      machine: .init(cpu: cpuName(), threads: loaded.transformer.options.threads, kernels: loaded.transformer.kernelName),
+      machine: .init(cpu: cpuName(), threads: loaded.transformer.options.threads, kernels: loaded.transformer.kernelName, limits: limits),
       model: .init(
         name: loaded.served.name, compute: loaded.transformer.options.compute.rawValue,
         cacheType: loaded.transformer.options.cacheType.rawValue),
@@ -109,6 +143,7 @@ struct BenchReport: Encodable {
     let cpu: String
     let threads: Int
     let kernels: String
+    let limits: MachineLimits?
   }
   struct Model: Encodable {
     let name: String

@@ -1,5 +1,6 @@
 // Measures one figure of `quire bench` by driving the engine's step as the server does. Knows no output format.
 
+import Engine
 import Serving
 
 /// One row. Tokens per second over all sequences; `spread` is (largest - smallest) / median of the runs.
@@ -12,15 +13,28 @@ struct BenchResult: Encodable {
   let tokensPerSecond: Double
   let spread: Double
   let secondsPerStep: Double
+  /// Where the median run's time went; `share` is of the whole time, scheduler and sampler included.
+  let stages: [BenchStage]
+}
+
+/// One stage of all steps of a run, per step.
+struct BenchStage: Encodable {
+  let stage: String
+  let secondsPerStep: Double
+  let share: Double
+  let bytesPerStep: Double
+  let operationsPerStep: Double
 }
 
 final class BenchRun {
   private let core: EngineCore
+  private let transformer: Transformer
   private let vocabularySize: Int
   private var random = SystemRandomNumberGenerator()
 
   init(_ loaded: LoadedModel) {
     core = loaded.makeCore()
+    transformer = loaded.transformer
     vocabularySize = loaded.served.vocabularySize
   }
 
@@ -52,6 +66,15 @@ final class BenchRun {
   private struct Timed {
     var seconds = 0.0
     var steps = 0
+    var planNanoseconds: UInt64 = 0
+    var sampleNanoseconds: UInt64 = 0
+    var stages: [StageTotals] = []
+
+    mutating func add(_ report: StepReport) {
+      steps += 1
+      planNanoseconds += report.planNanoseconds + report.commitNanoseconds
+      sampleNanoseconds += report.sampleNanoseconds
+    }
   }
 
   /// Runs the prompts together; time until every sequence has its first token, and from then until all have all of theirs.
@@ -64,20 +87,27 @@ final class BenchRun {
     var waiting = prompts.count
     var firstAt = start
     var lateTokens = 0
+    let before = transformer.stageTotals
+    var between = before
     while core.hasWork {
       try core.step()
       if waiting > 0 {
-        first.steps += 1
+        first.add(core.lastStep)
         lateTokens += core.events.count { $0.generatedCount > 1 }
         waiting -= core.events.count { $0.generatedCount == 1 }
-        if waiting == 0 { firstAt = Clock.nanoseconds() }
+        if waiting == 0 {
+          firstAt = Clock.nanoseconds()
+          between = transformer.stageTotals
+        }
       } else {
-        second.steps += 1
+        second.add(core.lastStep)
       }
       core.clearEvents()
     }
     first.seconds = Clock.seconds(from: start, to: firstAt)
     second.seconds = Clock.seconds(from: firstAt, to: Clock.nanoseconds())
+    first.stages = zip(between, before).map { $0 - $1 }
+    second.stages = zip(transformer.stageTotals, between).map { $0 - $1 }
     // Those tokens are missing from the second part: its time is scaled up to what all of them would have taken.
     let all = prompts.count * (maxNewTokens - 1)
     if lateTokens > 0, all > lateTokens { second.seconds *= Double(all) / Double(all - lateTokens) }
@@ -97,6 +127,19 @@ final class BenchRun {
     return BenchResult(
       kind: kind, promptTokens: prompt, generatedTokens: generate, depth: depth, batch: batch, tokensPerSecond: Double(tokens) / seconds,
       spread: ((sorted.last?.seconds ?? 0) - (sorted.first?.seconds ?? 0)) / seconds,
-      secondsPerStep: median.steps > 0 ? seconds / Double(median.steps) : 0)
+      secondsPerStep: median.steps > 0 ? seconds / Double(median.steps) : 0, stages: stages(median))
+  }
+
+  private func stages(_ run: Timed) -> [BenchStage] {
+    let steps = Double(max(run.steps, 1))
+    func stage(_ name: String, _ totals: StageTotals) -> BenchStage {
+      let seconds = Double(totals.nanoseconds) / 1e9
+      return BenchStage(
+        stage: name, secondsPerStep: seconds / steps, share: seconds / max(run.seconds, 1e-9), bytesPerStep: Double(totals.bytes) / steps,
+        operationsPerStep: Double(totals.operations) / steps)
+    }
+    return Stage.allCases.map { stage($0.name, run.stages[$0.rawValue]) } + [
+      stage("sampling", StageTotals(nanoseconds: run.sampleNanoseconds)), stage("scheduler", StageTotals(nanoseconds: run.planNanoseconds)),
+    ]
   }
 }

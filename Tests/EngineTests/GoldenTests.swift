@@ -97,9 +97,13 @@ import Testing
     #expect(load.layers.count == shape.isMixtureOfExperts.count { $0 })
     for layer in load.layers { #expect(layer.reduce(0, +) == UInt64((ids.count + 2) * shape.expertsPerToken)) }
     #expect((load.worstImbalance ?? 0) >= 1)
-    let phases = driver.transformer.phaseNanoseconds
-    #expect(phases.attention > 0 && phases.experts > 0 && phases.head > 0 && phases.other > 0)
-    #expect(phases.total == phases.attention + phases.experts + phases.dense + phases.head + phases.other)
+    let totals = driver.transformer.stageTotals
+    for stage in Stage.allCases { #expect(totals[stage.rawValue].nanoseconds > 0, "\(stage)") }
+    for stage in [Stage.project, .absorb, .attention, .values, .output, .route, .gateUp, .down, .head] {
+      #expect(totals[stage.rawValue].bytes > 0 && totals[stage.rawValue].operations > 0, "\(stage)")
+    }
+    // The head ran for three tokens and nothing else.
+    #expect(totals[Stage.head.rawValue].operations == UInt64(3 * 2 * shape.hiddenSize * shape.vocabularySize))
   }
 
   /// What the scheduler never makes is refused by name before any memory is touched.

@@ -37,18 +37,17 @@ import Testing
 
   private static func report(_ driver: Driver, _ ids: [Int32]) {
     for (label, tokens, steps) in [("prefill 512", 512, 1), ("decode at 512", 1, 16)] {
-      let before = driver.transformer.phaseNanoseconds
+      let before = driver.transformer.stageTotals
       var sequences = [
         HandDriven(tokens: ids + ids, computed: tokens == 1 ? 512 : 0, blocks: driver.blocks(forTokens: 1200, first: 0, step: 1))
       ]
       for _ in 0..<steps { _ = driver.step([(0, tokens)], &sequences) }
-      let after = driver.transformer.phaseNanoseconds
-      func milliseconds(_ path: KeyPath<PhaseNanoseconds, UInt64>) -> Double {
-        (Double(after[keyPath: path] - before[keyPath: path]) / 1e5 / Double(steps)).rounded() / 10
+      let after = driver.transformer.stageTotals
+      let parts = Stage.allCases.map { stage in
+        let nanoseconds = (after[stage.rawValue] - before[stage.rawValue]).nanoseconds
+        return "\(stage) \((Double(nanoseconds) / 1e4 / Double(steps)).rounded() / 100)"
       }
-      print(
-        "\(label): \(milliseconds(\.total)) ms per step: attention \(milliseconds(\.attention)), experts \(milliseconds(\.experts)), "
-          + "dense \(milliseconds(\.dense)), head \(milliseconds(\.head)), other \(milliseconds(\.other))")
+      print("\(label), ms per step: \(parts.joined(separator: ", "))")
     }
   }
 }

@@ -206,6 +206,11 @@ typedef struct qk_kernels {
   void (*attention_merge)(const qk_softmax_state *into, const qk_softmax_state *from, qk_int rows, qk_int width);
   /// out[i * out_stride + j] = u[i, j] / l[i]; zero for rows that saw nothing. out may be u.
   void (*attention_finish)(const qk_softmax_state *s, qk_int rows, qk_int width, float *out, qk_int out_stride);
+
+  /// Keeps the arithmetic units busy, without memory: `rounds` times the dot product instruction of quantised (int8) and of bfloat16
+  /// products. Returns the operations done (a multiplication and an addition are two). For rooflines.
+  qk_int (*peak_int8)(qk_int rounds);
+  qk_int (*peak_bf16)(qk_int rounds);
 } qk_kernels;
 
 const qk_kernels *qk_kernels_scalar(void);
@@ -233,6 +238,12 @@ typedef struct qk_matmul_task {
 /// Runs all products, row tiles claimed dynamically (one pool run, no allocation): one matrix, gate+up, or the touched
 /// experts of a step. The pool's per-worker scratch must hold qk_matmul_scratch_bytes of the widest matrix.
 void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, const qk_matmul_task *tasks, qk_int count);
+/// What all workers together can do at best: bytes read from memory, int8 and bfloat16 operations, per second. Takes a fifth of a second
+/// and 256 MiB; zeros if that memory is not to be had.
+typedef struct qk_limits {
+  double bytes_per_second, int8_per_second, bf16_per_second;
+} qk_limits;
+qk_limits qk_pool_measure(qk_pool *pool, const qk_kernels *kernels);
 /// qk_pack of a whole matrix on all workers.
 void qk_pool_pack(qk_pool *pool, qk_matrix source, void *_Nullable destination);
 

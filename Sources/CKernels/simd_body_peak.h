@@ -1,0 +1,35 @@
+// Private body, compiled once per ISA: the rate of the dot product instructions themselves, for rooflines.
+
+enum { PEAK_CHAINS = 10 };
+
+static qk_int v_peak_int8(qk_int rounds) {
+  vi sum[PEAK_CHAINS];
+  vb w = b_set1(1);
+  for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_set1(i);
+  for (qk_int n = 0; n < rounds; n++) {
+    for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_dot(sum[i], w, 0x01010101, false);
+    __asm__ volatile("" : "+m"(rounds));  // one round is done after the other
+  }
+  for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = i_add(sum[0], sum[i]);
+  volatile int32_t kept = i_hsum(sum[0]);
+  (void)kept;
+  return rounds * PEAK_CHAINS * 128;
+}
+
+static qk_int v_peak_bf16(qk_int rounds) {
+  vf sum[PEAK_CHAINS];
+  for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = f_zero();
+  for (qk_int n = 0; n < rounds; n++) {
+#if QK_BF16_DOT
+    const __m512bh ones = (__m512bh)i_set1(0x3F803F80);
+    for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = _mm512_dpbf16_ps(sum[i], ones, ones);
+#else
+    for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = f_fma(f_set1(1), f_set1(1), sum[i]);
+#endif
+    __asm__ volatile("" : "+m"(rounds));
+  }
+  for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = f_add(sum[0], sum[i]);
+  volatile float kept = f_sum(sum[0]);
+  (void)kept;
+  return rounds * PEAK_CHAINS * (QK_BF16_DOT ? 64 : 32);
+}
