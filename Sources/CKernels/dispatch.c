@@ -66,24 +66,39 @@ qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_wi
 
 // ------------------------------------------------------------------------------- work for all workers
 
-enum { ROWS_PER_JOB = 64 };  // a multiple of QK_ROW_GROUP
+// A run of products is cut into jobs of about equal work, many enough that an uneven end or a busy core costs little, large enough that
+// weights stream.
+enum { JOBS_PER_THREAD = 20, LEAST_JOB_BYTES = 8 << 10, MOST_JOB_BYTES = 256 << 10, MOST_ROWS_OF_MANY = 128, MANY_TOKENS = 32, FEW_TOKENS = 4 };
 
 typedef struct matmul_run {
   qk_pool *pool;
   const qk_kernels *kernels;
   const qk_matmul_task *tasks;
-  qk_int count, rows_per_job;
+  qk_int count;
 } matmul_run;
 
-static qk_int jobs_of(const qk_matmul_task *t, qk_int rows_per_job) {
-  return t->tokens > 0 ? (t->w->rows + rows_per_job - 1) / rows_per_job : 0;
+static qk_int at_least(qk_int a, qk_int b) { return a > b ? a : b; }
+static qk_int at_most(qk_int a, qk_int b) { return a < b ? a : b; }
+
+/// Up to a few tokens cost what reading the weights costs.
+static qk_int row_work(const qk_matmul_task *t) { return at_least(t->w->row_bytes, 1) * at_least(t->tokens, FEW_TOKENS); }
+
+static qk_int rows_per_job(const qk_matmul_task *t, qk_int work_per_job) {
+  const qk_int bytes = at_least(t->w->row_bytes, 1), most = at_most(MOST_JOB_BYTES / bytes, t->tokens > MANY_TOKENS ? MOST_ROWS_OF_MANY : t->w->rows);
+  const qk_int rows = at_least(at_most(work_per_job / row_work(t), most), LEAST_JOB_BYTES / bytes);
+  return at_least((rows + QK_ROW_GROUP - 1) / QK_ROW_GROUP, 1) * QK_ROW_GROUP;
 }
 
 static void matmul_job(void *context, qk_int job, qk_int worker) {
   const matmul_run *run = context;
-  const qk_matmul_task *t = run->tasks;
-  for (qk_int n; job >= (n = jobs_of(t, run->rows_per_job)); t++) job -= n;
-  const qk_int begin = job * run->rows_per_job, limit = begin + run->rows_per_job, end = limit < t->w->rows ? limit : t->w->rows;
+  qk_int low = 0, high = run->count - 1;  // the last task whose first job is not beyond
+  while (low < high) {
+    const qk_int middle = (low + high + 1) / 2;
+    if (run->tasks[middle].first_job <= job) low = middle;
+    else high = middle - 1;
+  }
+  const qk_matmul_task *t = &run->tasks[low];
+  const qk_int begin = (job - t->first_job) * t->job_rows, end = at_most(begin + t->job_rows, t->w->rows);
   void *scratch = qk_pool_scratch(run->pool, worker);
   if (t->w->layout == QK_PACKED)
     run->kernels->matmul_fast(t->w, begin, end, t->x, t->index, t->tokens, t->y, t->y_stride, scratch);
@@ -91,10 +106,17 @@ static void matmul_job(void *context, qk_int job, qk_int worker) {
     run->kernels->matmul_exact(t->w, begin, end, t->x, t->x_stride, t->index, t->tokens, t->y, t->y_stride, scratch);
 }
 
-void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, const qk_matmul_task *tasks, qk_int count) {
-  matmul_run run = {pool, kernels, tasks, count, ROWS_PER_JOB};
-  qk_int jobs = 0;
-  for (qk_int i = 0; i < count; i++) jobs += jobs_of(&tasks[i], run.rows_per_job);
+void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, qk_matmul_task *tasks, qk_int count) {
+  matmul_run run = {pool, kernels, tasks, count};
+  qk_int work = 0, jobs = 0;
+  for (qk_int i = 0; i < count; i++) work += tasks[i].w->rows * row_work(&tasks[i]);
+  const qk_int work_per_job = work / (JOBS_PER_THREAD * qk_pool_threads(pool)) + 1;
+  for (qk_int i = 0; i < count; i++) {
+    qk_matmul_task *t = &tasks[i];
+    t->first_job = jobs;
+    t->job_rows = rows_per_job(t, work_per_job);
+    if (t->tokens > 0) jobs += (t->w->rows + t->job_rows - 1) / t->job_rows;
+  }
   qk_pool_run(pool, matmul_job, &run, jobs);
 }
 

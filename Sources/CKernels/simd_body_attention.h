@@ -2,7 +2,7 @@
 // small matrix products per 16 query rows. A row's sums run over k, then over keys, in rising order, tile after tile at
 // absolute positions: the bits do not depend on other rows, the page size or the chunking. Masked keys get weight 0.
 
-enum { BLOCK_ROWS = 16 };
+enum { BLOCK_ROWS = 16, VALUE_PANEL = 64 };
 
 /// One call: padded queries in scratch and the state that goes on.
 typedef struct attention_run {
@@ -17,8 +17,8 @@ typedef struct attention_run {
 /// Keys [begin, begin + keys) of one tile.
 typedef struct key_tile {
   const void *key[QK_KEY_TILE];  // each [key_width] float or bfloat16, zero beyond its real width
-  const void *values;            // float: [keys, value_stride]; bfloat16: pairs of keys interleaved, [keys / 2, value_stride, 2]
-  qk_int value_stride;           // padded value width, a multiple of 16
+  const void *values;            // float: [keys, value_stride]; bfloat16: panels of 64 columns, [keys / 2, 64, 2] each, pairs interleaved
+  qk_int value_stride;           // padded value width, a multiple of 16 (float only)
   qk_int begin;
   int keys;
 } key_tile;
@@ -27,8 +27,11 @@ INLINE qk_int padded(qk_int n, qk_int to) { return (n + to - 1) / to * to; }
 INLINE qk_int smaller(qk_int a, qk_int b) { return a < b ? a : b; }
 
 #if QK_BF16_DOT
-/// out[i][j] = a_i . b_j, bfloat16, `count` a multiple of 32.
-INLINE void dot_tile_bf16(const uint16_t *const *a, const uint16_t *const *b, qk_int count, float (*out)[4]) {
+/// out[i * QK_KEY_TILE + j] = a_i . b_j of up to 4 rows `a` (the last stands in for missing ones) and 4 keys, bfloat16, `count` a multiple
+/// of 32.
+INLINE void dot_tile_bf16(const uint16_t *a, qk_int a_stride, int rows, const uint16_t *const *b, qk_int count, float *out) {
+  const uint16_t *row[4];
+  for (int i = 0; i < 4; i++) row[i] = a + smaller(i, rows - 1) * a_stride;
   vf acc[4][4];
   for (int i = 0; i < 4; i++)
     for (int j = 0; j < 4; j++) acc[i][j] = f_zero();
@@ -36,11 +39,23 @@ INLINE void dot_tile_bf16(const uint16_t *const *a, const uint16_t *const *b, qk
     __m512bh bv[4];
     for (int j = 0; j < 4; j++) bv[j] = (__m512bh)b_load(b[j] + k);
     for (int i = 0; i < 4; i++) {
-      const __m512bh av = (__m512bh)b_load(a[i] + k);
+      const __m512bh av = (__m512bh)b_load(row[i] + k);
       for (int j = 0; j < 4; j++) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], av, bv[j]);
     }
   }
-  for (int i = 0; i < 4; i++) _mm_storeu_ps(out[i], f_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+  for (int i = 0; i < 4 && i < rows; i++) _mm_storeu_ps(out + i * QK_KEY_TILE, f_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+}
+#endif
+
+#if QK_BF16_DOT
+/// As score_block: a group of keys against all rows, so that the keys come once from where they lie.
+static void score_block_bf16(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, float (*scores)[QK_KEY_TILE]) {
+  const uint16_t *q = (const uint16_t *)run->q + first * run->key_width;
+  for (int j = 0; j < keys; j += 4) {
+    const uint16_t *k[4];
+    for (int s = 0; s < 4; s++) k[s] = tile->key[smaller(j + s, keys - 1)];
+    for (int i = 0; i < rows; i += 4) dot_tile_bf16(q + i * run->key_width, run->key_width, rows - i, k, run->key_width, &scores[i][j]);
+  }
 }
 #endif
 
@@ -49,15 +64,10 @@ static void score_block(const attention_run *run, const key_tile *tile, qk_int f
   for (int i = 0; i < rows; i += DOT_ROWS)
     for (int j = 0; j < keys; j += DOT_COLUMNS) {
       float out[4][4];
-      const void *q[4], *k[4];
-      for (int r = 0; r < DOT_ROWS; r++)
-        q[r] = (const uint8_t *)run->q + (first + (i + r < rows ? i + r : rows - 1)) * run->key_width * (run->bf16 ? 2 : 4);
+      const float *q[4], *k[4];
+      for (int r = 0; r < DOT_ROWS; r++) q[r] = (const float *)run->q + (first + (i + r < rows ? i + r : rows - 1)) * run->key_width;
       for (int s = 0; s < DOT_COLUMNS; s++) k[s] = tile->key[j + s < keys ? j + s : keys - 1];
-#if QK_BF16_DOT
-      if (run->bf16) dot_tile_bf16((const uint16_t *const *)q, (const uint16_t *const *)k, run->key_width, out);
-      else
-#endif
-        dot_tile((const float *const *)q, (const float *const *)k, run->key_width, DOT_ROWS, DOT_COLUMNS, out);
+      dot_tile(q, k, run->key_width, DOT_ROWS, DOT_COLUMNS, out);
       for (int r = 0; r < DOT_ROWS && i + r < rows; r++)
         for (int s = 0; s < DOT_COLUMNS; s++) scores[i + r][j + s] = out[r][s];  // j + s < QK_KEY_TILE always
     }
@@ -101,69 +111,70 @@ INLINE void value_tile(float *const *u, const float *old, const float *const *we
 }
 
 #if QK_BF16_DOT
-INLINE void value_tile_bf16(float *const *u, const float *old, const uint16_t *const *weight, const uint32_t *values, qk_int stride, int keys,
-                            qk_int count, int rows, int columns) {
+/// One panel of 64 columns (`count` of them real) for `rows` neighbouring rows.
+INLINE void value_tile_bf16(float *u, qk_int u_stride, const float *old, const uint16_t *weight, const uint32_t *panel, int keys, qk_int count,
+                            const int rows) {
   vf acc[4][4];
   for (int r = 0; r < rows; r++)
-    for (int c = 0; c < columns; c++) acc[r][c] = f_mul(f_loadn(u[r] + 16 * c, count - 16 * c), f_set1(old[r]));
+    for (int c = 0; c < 4; c++) acc[r][c] = f_mul(f_loadn(u + r * u_stride + 16 * c, count - 16 * c), f_set1(old[r]));
   for (int s = 0; s < keys; s += 2) {
     __m512bh v[4];
-    for (int c = 0; c < columns; c++) v[c] = (__m512bh)b_load(values + s / 2 * stride + 16 * c);
+    for (int c = 0; c < 4; c++) v[c] = (__m512bh)b_load(panel + s / 2 * VALUE_PANEL + 16 * c);
     for (int r = 0; r < rows; r++) {
-      const __m512bh w = (__m512bh)_mm512_set1_epi32((int32_t)qk_load32(weight[r] + s));
-      for (int c = 0; c < columns; c++) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], w, v[c]);
+      const __m512bh w = (__m512bh)_mm512_set1_epi32((int32_t)qk_load32(weight + r * QK_KEY_TILE + s));
+      for (int c = 0; c < 4; c++) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], w, v[c]);
     }
   }
   for (int r = 0; r < rows; r++)
-    for (int c = 0; c < columns; c++) f_storen(u[r] + 16 * c, acc[r][c], count - 16 * c);
+    for (int c = 0; c < 4; c++) f_storen(u + r * u_stride + 16 * c, acc[r][c], count - 16 * c);
+}
+
+static void value_block_bf16(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, float (*weights)[QK_KEY_TILE],
+                             const float *old) {
+  uint16_t rounded[BLOCK_ROWS][QK_KEY_TILE];
+  for (int r = 0; r < rows; r++)
+    for (int s = 0; s < QK_KEY_TILE; s += 16)
+      _mm256_storeu_si256((__m256i_u *)&rounded[r][s], (__m256i)_mm512_cvtneps_pbh(f_load(&weights[r][s])));
+  const qk_int stride = run->state.u_stride;
+  for (qk_int j = 0; j < run->value_width; j += VALUE_PANEL) {
+    const uint32_t *panel = (const uint32_t *)tile->values + j * (QK_KEY_TILE / 2);
+    const qk_int count = run->value_width - j;
+    for (int r = 0; r < rows; r += 4) {
+      float *u = run->state.u + (first + r) * stride + j;
+      switch (rows - r) {
+        case 1: value_tile_bf16(u, stride, old + r, rounded[r], panel, keys, count, 1); break;
+        case 2: value_tile_bf16(u, stride, old + r, rounded[r], panel, keys, count, 2); break;
+        case 3: value_tile_bf16(u, stride, old + r, rounded[r], panel, keys, count, 3); break;
+        default: value_tile_bf16(u, stride, old + r, rounded[r], panel, keys, count, 4); break;
+      }
+    }
+  }
 }
 #endif
 
 /// Adds the weighted values to u of rows [first, first + rows).
 static void value_block(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, float (*weights)[QK_KEY_TILE],
                         const float *old) {
-#if QK_BF16_DOT
-  uint16_t rounded[BLOCK_ROWS][QK_KEY_TILE];
-  if (run->bf16)
-    for (int r = 0; r < rows; r++)
-      for (int s = 0; s < QK_KEY_TILE; s += 16)
-        _mm256_storeu_si256((__m256i_u *)&rounded[r][s], (__m256i)_mm512_cvtneps_pbh(f_load(&weights[r][s])));
-#endif
   for (qk_int j = 0; j < run->value_width; j += 16 * DOT_COLUMNS) {
     const qk_int count = run->value_width - j;
+    const float *v = (const float *)tile->values + j;
     for (int r = 0; r < rows; r += DOT_ROWS) {
       float *u[4];
-      const void *w[4];
+      const float *w[4];
       const int live = rows - r < DOT_ROWS ? rows - r : DOT_ROWS;
       for (int i = 0; i < live; i++) {
         u[i] = run->state.u + (first + r + i) * run->state.u_stride + j;
         w[i] = weights[r + i];
-#if QK_BF16_DOT
-        if (run->bf16) w[i] = rounded[r + i];
-#endif
       }
-      const bool whole = live == DOT_ROWS && tile->value_stride - j >= 16 * DOT_COLUMNS;
-#if QK_BF16_DOT
-      if (run->bf16) {
-        const uint32_t *v = (const uint32_t *)tile->values + j;
-        if (whole) value_tile_bf16(u, old + r, (const uint16_t *const *)w, v, tile->value_stride, keys, count, DOT_ROWS, DOT_COLUMNS);
-        else
-          for (int i = 0; i < live; i++)
-            for (qk_int c = 0; c < 16 * DOT_COLUMNS && c < count; c += 16) {
-              float *one = u[i] + c;
-              value_tile_bf16(&one, old + r + i, (const uint16_t *const *)w + i, v + c, tile->value_stride, keys, count - c, 1, 1);
-            }
+      if (live == DOT_ROWS && tile->value_stride - j >= 16 * DOT_COLUMNS) {
+        value_tile(u, old + r, w, v, tile->value_stride, keys, count, DOT_ROWS, DOT_COLUMNS);
         continue;
       }
-#endif
-      const float *v = (const float *)tile->values + j;
-      if (whole) value_tile(u, old + r, (const float *const *)w, v, tile->value_stride, keys, count, DOT_ROWS, DOT_COLUMNS);
-      else
-        for (int i = 0; i < live; i++)
-          for (qk_int c = 0; c < 16 * DOT_COLUMNS && c < count; c += 16) {
-            float *one = u[i] + c;
-            value_tile(&one, old + r + i, (const float *const *)w + i, v + c, tile->value_stride, keys, count - c, 1, 1);
-          }
+      for (int i = 0; i < live; i++)
+        for (qk_int c = 0; c < 16 * DOT_COLUMNS && c < count; c += 16) {
+          float *one = u[i] + c;
+          value_tile(&one, old + r + i, w + i, v + c, tile->value_stride, keys, count - c, 1, 1);
+        }
     }
   }
 }
@@ -180,10 +191,18 @@ static void attend_tile(const attention_run *run, const key_tile *tile) {
     const int rows = (int)smaller(BLOCK_ROWS, run->rows - first);
     const int keys = seen_by(run, tile, first + rows - 1);  // later rows see more
     if (keys == 0) continue;
-    score_block(run, tile, first, rows, keys, scores);
+#if QK_BF16_DOT
+    if (run->bf16) score_block_bf16(run, tile, first, rows, keys, scores);
+    else
+#endif
+      score_block(run, tile, first, rows, keys, scores);
     for (int r = 0; r < rows; r++)
       old[r] = softmax_row(scores[r], seen_by(run, tile, first + r), &run->state.m[first + r], &run->state.l[first + r]);
-    value_block(run, tile, first, rows, keys, scores, old);
+#if QK_BF16_DOT
+    if (run->bf16) value_block_bf16(run, tile, first, rows, keys, scores, old);
+    else
+#endif
+      value_block(run, tile, first, rows, keys, scores, old);
   }
 }
 

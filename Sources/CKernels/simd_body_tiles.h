@@ -12,7 +12,7 @@ typedef struct attention_scratch {
 } attention_scratch;
 
 static attention_scratch carve(void *scratch, const attention_run *run, qk_int value_width) {
-  const qk_int size = run->bf16 ? 2 : 4, rows = padded(run->rows, 16), width = padded(value_width, 16);
+  const qk_int size = run->bf16 ? 2 : 4, rows = padded(run->rows, 16), width = padded(value_width, VALUE_PANEL);
   attention_scratch s;
   uint8_t *at = scratch;
   s.queries = at, at += padded(rows * run->key_width * size, 64);
@@ -44,21 +44,23 @@ static void put_queries(attention_run *run, const float *q, qk_int stride, qk_in
 }
 
 #if QK_BF16_DOT
-/// Two value rows -> pairs. `width` a multiple of 16; b NULL = zeros.
+/// Two value rows -> pairs, into their places in the panels of 64 columns. `width` a multiple of 16; b NULL = zeros.
 static void interleave_rows(const uint16_t *a, const uint16_t *b, qk_int width, uint32_t *out) {
   const vb low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   const vb high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
   qk_int j = 0;
   for (; j + 32 <= width; j += 32) {
     const vb x = b_load(a + j), y = b ? b_load(b + j) : b_set1(0);
-    b_store(out + j, _mm512_permutex2var_epi16(x, low, y));
-    b_store(out + j + 16, _mm512_permutex2var_epi16(x, high, y));
+    uint32_t *at = out + j / VALUE_PANEL * (QK_KEY_TILE / 2 * VALUE_PANEL) + j % VALUE_PANEL;
+    b_store(at, _mm512_permutex2var_epi16(x, low, y));
+    b_store(at + 16, _mm512_permutex2var_epi16(x, high, y));
   }
-  for (; j < width; j++) out[j] = (uint32_t)a[j] | (uint32_t)(b ? b[j] : 0) << 16;
+  for (; j < width; j++)
+    out[j / VALUE_PANEL * (QK_KEY_TILE / 2 * VALUE_PANEL) + j % VALUE_PANEL] = (uint32_t)a[j] | (uint32_t)(b ? b[j] : 0) << 16;
 }
 
 static void interleave_values(const uint16_t *const *rows, int keys, qk_int width, uint32_t *out) {
-  for (int s = 0; s < keys; s += 2) interleave_rows(rows[s], s + 1 < keys ? rows[s + 1] : NULL, width, out + s / 2 * width);
+  for (int s = 0; s < keys; s += 2) interleave_rows(rows[s], s + 1 < keys ? rows[s + 1] : NULL, width, out + s / 2 * VALUE_PANEL);
 }
 #endif
 
@@ -94,6 +96,14 @@ static void latent_tile(const attention_run *run, const qk_pages *p, const atten
 #endif
 }
 
+/// Cache rows that the next tile reads, into the second-level cache while this one is computed.
+INLINE void prefetch_rows(const qk_pages *p, qk_int begin, qk_int end) {
+  for (qk_int k = begin; k < end; k++) {
+    const uint8_t *row = qk_cache_row(p, k);
+    for (qk_int i = 0; i < p->row_stride; i += 64) _mm_prefetch((const char *)row + i, _MM_HINT_T1);
+  }
+}
+
 /// Keys [begin, end) of one split, fresh state.
 static void latent_split(attention_run *run, const qk_pages *p, qk_int begin, qk_int end, qk_softmax_state state, const attention_scratch *s) {
   run->state = state;
@@ -101,6 +111,7 @@ static void latent_split(attention_run *run, const qk_pages *p, qk_int begin, qk
   for (qk_int k = begin; k < end; k += QK_KEY_TILE) {
     key_tile tile = {.begin = k, .keys = (int)smaller(QK_KEY_TILE, end - k)};
     latent_tile(run, p, s, &tile);
+    prefetch_rows(p, k + QK_KEY_TILE, smaller(k + 2 * QK_KEY_TILE, end));
     attend_tile(run, &tile);
   }
 }

@@ -174,7 +174,6 @@ INLINE quant_tile unpack_tile(qk_type type, const uint8_t *group, qk_int first, 
   const uint8_t *super = group + first / 8 * block_bytes;
   switch (type) {
     case QK_Q8_0:
-      for (qk_int b = 0; b < blocks; b++) f_store(scale + 16 * b, f_of_f16(group + (first + b) * block_bytes));
       tile.q = group + first * block_bytes + 32;
       tile.stride = block_bytes;
       break;

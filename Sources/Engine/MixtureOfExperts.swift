@@ -28,7 +28,7 @@ struct MixtureOfExperts {
     let experts = shape.expertCount
     scratch.tasks[0] = qk_matmul_task(
       w: weights.router.descriptor, x: scratch.normed.f32, x_stride: scratch.normed.columns, index: nil, tokens: tokens,
-      y: scratch.routerLogits, y_stride: experts)
+      y: scratch.routerLogits, y_stride: experts, first_job: 0, job_rows: 0)
     if let shared = weights.shared { addGateUp(shared, scratch.shared, tokens: tokens, at: 1) }
     multiply(.route, weights.shared == nil ? 1 : 3)
     route(weights, tokens: tokens, load: load)
@@ -88,7 +88,7 @@ struct MixtureOfExperts {
     let width = scratch.routed.gate.columns
     return qk_matmul_task(
       w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: scratch.pairToken + pairs.lowerBound, tokens: pairs.count,
-      y: y + pairs.lowerBound * width, y_stride: width)
+      y: y + pairs.lowerBound * width, y_stride: width, first_job: 0, job_rows: 0)
   }
 
   private func addRoutedDown(_ down: Matrix, _ expert: Int, at place: Int) -> Bool {
@@ -97,7 +97,7 @@ struct MixtureOfExperts {
     let source = scratch.routed.gate.source(for: down, row: pairs.lowerBound)
     scratch.tasks[place] = qk_matmul_task(
       w: down.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: pairs.count,
-      y: scratch.expertOut + pairs.lowerBound * down.rows, y_stride: down.rows)
+      y: scratch.expertOut + pairs.lowerBound * down.rows, y_stride: down.rows, first_job: 0, job_rows: 0)
     return true
   }
 
@@ -113,7 +113,7 @@ struct MixtureOfExperts {
   private func task(_ matrix: Matrix, _ x: ActivationBuffer, tokens: Int, y: UnsafeMutablePointer<Float>) -> qk_matmul_task {
     let source = x.source(for: matrix)
     return qk_matmul_task(
-      w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: y, y_stride: matrix.rows)
+      w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: y, y_stride: matrix.rows, first_job: 0, job_rows: 0)
   }
 }
 

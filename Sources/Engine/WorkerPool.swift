@@ -40,7 +40,7 @@ struct WorkerPool: ~Copyable {
       bytesPerSecond: limits.bytes_per_second, int8PerSecond: limits.int8_per_second, bf16PerSecond: limits.bf16_per_second)
   }
 
-  func multiply(_ tasks: UnsafePointer<qk_matmul_task>, count: Int) {
+  func multiply(_ tasks: UnsafeMutablePointer<qk_matmul_task>, count: Int) {
     guard count > 0 else { return }
     qk_pool_matmul(pool, kernels, tasks, count)
   }

@@ -233,11 +233,12 @@ typedef struct qk_matmul_task {
   qk_int tokens;
   float *y;
   qk_int y_stride;
+  qk_int first_job, job_rows;         // filled in by qk_pool_matmul
 } qk_matmul_task;
 
 /// Runs all products, row tiles claimed dynamically (one pool run, no allocation): one matrix, gate+up, or the touched
 /// experts of a step. The pool's per-worker scratch must hold qk_matmul_scratch_bytes of the widest matrix.
-void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, const qk_matmul_task *tasks, qk_int count);
+void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, qk_matmul_task *tasks, qk_int count);
 /// What all workers together can do at best: bytes read from memory, int8 and bfloat16 operations, per second. Takes a fifth of a second
 /// and 256 MiB; zeros if that memory is not to be had.
 typedef struct qk_limits {
