@@ -17,10 +17,13 @@ typedef struct attention_run {
 /// Keys [begin, begin + keys) of one tile.
 typedef struct key_tile {
   const void *key[QK_KEY_TILE];  // each [key_width] float or bfloat16, zero beyond its real width
-  const void *values;            // float: [keys, value_stride]; bfloat16: panels of 64 columns, [keys / 2, 64, 2] each, pairs interleaved
+  const void *values;                  // float: [keys, value_stride]; bfloat16: panels of 64 columns, [keys / 2, 64, 2] each, pairs interleaved
   qk_int value_stride;           // padded value width, a multiple of 16 (float only)
   qk_int begin;
   int keys;
+  int ahead_keys;                     // cache rows to fetch meanwhile, each ahead_bytes long
+  qk_int ahead_bytes;
+  const uint8_t *ahead[QK_KEY_TILE];
 } key_tile;
 
 INLINE qk_int padded(qk_int n, qk_int to) { return (n + to - 1) / to * to; }
@@ -53,6 +56,8 @@ static void score_block_bf16(const attention_run *run, const key_tile *tile, qk_
   const uint16_t *q = (const uint16_t *)run->q + first * run->key_width;
   for (int j = 0; j < keys; j += 4) {
     const uint16_t *k[4];
+    for (int s = j; first == 0 && s < j + 4 && s < tile->ahead_keys; s++)
+      for (qk_int i = 0; i < tile->ahead_bytes; i += 64) _mm_prefetch((const char *)tile->ahead[s] + i, _MM_HINT_T1);
     for (int s = 0; s < 4; s++) k[s] = tile->key[smaller(j + s, keys - 1)];
     for (int i = 0; i < rows; i += 4) dot_tile_bf16(q + i * run->key_width, run->key_width, rows - i, k, run->key_width, &scores[i][j]);
   }
@@ -111,6 +116,25 @@ INLINE void value_tile(float *const *u, const float *old, const float *const *we
 }
 
 #if QK_BF16_DOT
+/// Two value rows -> pairs, into their places in the panels of 64 columns. `width` a multiple of 16; b NULL = zeros.
+static void interleave_rows(const uint16_t *a, const uint16_t *b, qk_int width, uint32_t *out) {
+  const vb low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const vb high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  qk_int j = 0;
+  for (; j + 32 <= width; j += 32) {
+    const vb x = b_load(a + j), y = b ? b_load(b + j) : b_set1(0);
+    uint32_t *at = out + j / VALUE_PANEL * (QK_KEY_TILE / 2 * VALUE_PANEL) + j % VALUE_PANEL;
+    b_store(at, _mm512_permutex2var_epi16(x, low, y));
+    b_store(at + 16, _mm512_permutex2var_epi16(x, high, y));
+  }
+  for (; j < width; j++)
+    out[j / VALUE_PANEL * (QK_KEY_TILE / 2 * VALUE_PANEL) + j % VALUE_PANEL] = (uint32_t)a[j] | (uint32_t)(b ? b[j] : 0) << 16;
+}
+
+static void interleave_values(const void *const *rows, int keys, qk_int width, uint32_t *out) {
+  for (int s = 0; s < keys; s += 2) interleave_rows(rows[s], s + 1 < keys ? rows[s + 1] : NULL, width, out + s / 2 * VALUE_PANEL);
+}
+
 /// One panel of 64 columns (`count` of them real) for `rows` neighbouring rows.
 INLINE void value_tile_bf16(float *u, qk_int u_stride, const float *old, const uint16_t *weight, const uint32_t *panel, int keys, qk_int count,
                             const int rows) {

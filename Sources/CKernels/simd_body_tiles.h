@@ -43,32 +43,11 @@ static void put_queries(attention_run *run, const float *q, qk_int stride, qk_in
   run->q = s->queries;
 }
 
-#if QK_BF16_DOT
-/// Two value rows -> pairs, into their places in the panels of 64 columns. `width` a multiple of 16; b NULL = zeros.
-static void interleave_rows(const uint16_t *a, const uint16_t *b, qk_int width, uint32_t *out) {
-  const vb low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-  const vb high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  qk_int j = 0;
-  for (; j + 32 <= width; j += 32) {
-    const vb x = b_load(a + j), y = b ? b_load(b + j) : b_set1(0);
-    uint32_t *at = out + j / VALUE_PANEL * (QK_KEY_TILE / 2 * VALUE_PANEL) + j % VALUE_PANEL;
-    b_store(at, _mm512_permutex2var_epi16(x, low, y));
-    b_store(at + 16, _mm512_permutex2var_epi16(x, high, y));
-  }
-  for (; j < width; j++)
-    out[j / VALUE_PANEL * (QK_KEY_TILE / 2 * VALUE_PANEL) + j % VALUE_PANEL] = (uint32_t)a[j] | (uint32_t)(b ? b[j] : 0) << 16;
-}
-
-static void interleave_values(const uint16_t *const *rows, int keys, qk_int width, uint32_t *out) {
-  for (int s = 0; s < keys; s += 2) interleave_rows(rows[s], s + 1 < keys ? rows[s + 1] : NULL, width, out + s / 2 * VALUE_PANEL);
-}
-#endif
-
-/// Cache rows [begin, begin + keys) as keys and values of the absorbed form.
+/// The cache rows in `ahead` as keys and values of the absorbed form.
 static void latent_tile(const attention_run *run, const qk_pages *p, const attention_scratch *s, key_tile *tile) {
   const qk_int width = (qk_int)p->c + p->r;
   for (int i = 0; i < tile->keys; i++) {
-    const uint8_t *row = qk_cache_row(p, tile->begin + i);
+    const uint8_t *row = tile->ahead[i];
     uint8_t *copy = s->keys + i * run->key_width * (run->bf16 ? 2 : 4);
     tile->key[i] = copy;
     if (run->bf16 && p->type == QK_CACHE_BF16) {
@@ -90,17 +69,18 @@ static void latent_tile(const attention_run *run, const qk_pages *p, const atten
   tile->value_stride = run->key_width;
 #if QK_BF16_DOT
   if (!run->bf16) return;
-  tile->value_stride = padded(p->c, 16);
-  interleave_values((const uint16_t *const *)tile->key, tile->keys, tile->value_stride, (uint32_t *)s->values);
+  interleave_values(tile->key, tile->keys, padded(p->c, 16), (uint32_t *)s->values);
   tile->values = s->values;
 #endif
 }
 
-/// Cache rows that the next tile reads, into the second-level cache while this one is computed.
-INLINE void prefetch_rows(const qk_pages *p, qk_int begin, qk_int end) {
-  for (qk_int k = begin; k < end; k++) {
-    const uint8_t *row = qk_cache_row(p, k);
-    for (qk_int i = 0; i < p->row_stride; i += 64) _mm_prefetch((const char *)row + i, _MM_HINT_T1);
+/// Where the cache rows [begin, end) lie.
+static void find_rows(const qk_pages *p, qk_int begin, qk_int end, const uint8_t **rows) {
+  if (begin >= end) return;
+  qk_int page = begin / p->page_tokens, within = begin % p->page_tokens;
+  for (qk_int k = begin; k < end; page++, within = 0) {
+    const uint8_t *row = (const uint8_t *)p->base + p->table[page] * p->page_stride + within * p->row_stride;
+    for (; within < p->page_tokens && k < end; within++, k++, row += p->row_stride) *rows++ = row;
   }
 }
 
@@ -108,10 +88,15 @@ INLINE void prefetch_rows(const qk_pages *p, qk_int begin, qk_int end) {
 static void latent_split(attention_run *run, const qk_pages *p, qk_int begin, qk_int end, qk_softmax_state state, const attention_scratch *s) {
   run->state = state;
   v_attention_reset(&state, run->rows, run->value_width);
+  key_tile tile;
+  tile.ahead_bytes = p->row_stride;
+  find_rows(p, begin, smaller(begin + QK_KEY_TILE, end), tile.ahead);
   for (qk_int k = begin; k < end; k += QK_KEY_TILE) {
-    key_tile tile = {.begin = k, .keys = (int)smaller(QK_KEY_TILE, end - k)};
+    tile.begin = k;
+    tile.keys = (int)smaller(QK_KEY_TILE, end - k);
     latent_tile(run, p, s, &tile);
-    prefetch_rows(p, k + QK_KEY_TILE, smaller(k + 2 * QK_KEY_TILE, end));
+    tile.ahead_keys = (int)smaller(QK_KEY_TILE, end - k - tile.keys);
+    find_rows(p, k + tile.keys, k + tile.keys + tile.ahead_keys, tile.ahead);
     attend_tile(run, &tile);
   }
 }
@@ -138,7 +123,7 @@ static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
 /// Rows `at` ... of the caller's K and V with the rope keys of the pages.
 static void expanded_tile(const attention_run *run, const qk_expanded_attention *a, const attention_scratch *s, key_tile *tile) {
   const qk_int at = tile->begin - a->begin, size = run->bf16 ? 2 : 4, value_width = padded(a->v, 16);
-  const uint16_t *value_rows[QK_KEY_TILE];
+  const void *value_rows[QK_KEY_TILE];
   for (int i = 0; i < tile->keys; i++) {
     uint8_t *copy = s->keys + i * run->key_width * size;
     memcpy(s->row, a->k + (at + i) * a->k_stride, (size_t)a->n * 4);
@@ -147,7 +132,7 @@ static void expanded_tile(const attention_run *run, const qk_expanded_attention 
     tile->key[i] = copy;
     uint8_t *value = run->bf16 ? s->rows + i * value_width * 2 : s->values + i * value_width * 4;
     put_row(a->values + (at + i) * a->v_stride, a->v, value_width, run->bf16, value);
-    value_rows[i] = (const uint16_t *)value;
+    value_rows[i] = value;
   }
   tile->values = s->values;
   tile->value_stride = value_width;

@@ -113,7 +113,8 @@ struct MixtureOfExperts {
   private func task(_ matrix: Matrix, _ x: ActivationBuffer, tokens: Int, y: UnsafeMutablePointer<Float>) -> qk_matmul_task {
     let source = x.source(for: matrix)
     return qk_matmul_task(
-      w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: y, y_stride: matrix.rows, first_job: 0, job_rows: 0)
+      w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: y, y_stride: matrix.rows,
+      first_job: 0, job_rows: 0)
   }
 }
 

@@ -114,7 +114,7 @@ extension Step {
     let tile = scratch.limits.tileTokens
     var tiles = 0
     for entry in entries where !isExpanded(entry, threshold) { tiles += (entry.tokens.count + tile - 1) / tile }
-    let wanted = threads > 1 ? 4 * threads : 1
+    let wanted = threads > 1 ? 2 * threads : 1
     let groups = tiles == 0 ? 1 : max(min((wanted + tiles - 1) / tiles, max(heads / 4, 1)), 1)
     var slots = 0
     for entry in entries where !isExpanded(entry, threshold) {

@@ -6,7 +6,8 @@
 //   2. Running prompts, best priority and oldest first, share what is left, each at most `maxPrefillChunkTokens`. The first of them
 //      takes at most half while others want tokens too: two long prompts both progress, and a short one gets past a long one.
 //   3. Waiting sequences are admitted in order, while budget, seats and blocks last, unless this step had to preempt.
-//   4. What nobody took goes to the prompts of 2 and 3, first to last.
+//   4. What nobody took goes to the prompts of 2 and 3, first to last; beyond `maxPrefillChunkTokens` only in a step without decodes,
+//      which nobody's next token waits for.
 // Grants are collected first and written to the batch last, so a sequence preempted half way through leaves no trace in it.
 
 extension Scheduler {
@@ -90,12 +91,14 @@ extension Scheduler {
   }
 
   private mutating func topUpPrompts() {
+    let hasDecodes = running.contains { sequences[Int($0)].granted == 1 && sequences[Int($0)].uncomputed == 1 }
+    let limit = hasDecodes ? configuration.maxPrefillChunkTokens : configuration.maxBatchTokens
     var place = 0
     while place < running.count, budgetLeft > 0 {
       let slot = Int(running[place])
       place += 1
       let granted = sequences[slot].granted
-      let wanted = min(sequences[slot].uncomputed, configuration.maxPrefillChunkTokens) - granted
+      let wanted = min(sequences[slot].uncomputed, limit) - granted
       if granted > 0, wanted > 0 { _ = extend(slot, by: min(wanted, budgetLeft)) }
     }
   }

@@ -237,9 +237,11 @@ private func columnChoices(_ type: qk_type) -> [Int] {
         let matrix = UnsafeMutablePointer<qk_matrix>.allocate(capacity: 1)
         matrix.initialize(to: fast ? p.packed : p.exact)
         tasks.append(
-          qk_matmul_task(w: matrix, x: memory.base, x_stride: p.columns, index: nil, tokens: p.tokens, y: base, y_stride: p.rows, first_job: 0, job_rows: 0))
+          qk_matmul_task(
+            w: matrix, x: memory.base, x_stride: p.columns, index: nil, tokens: p.tokens, y: base, y_stride: p.rows, first_job: 0,
+            job_rows: 0))
       }
-      qk_pool_matmul(pool, kernels, tasks, tasks.count)
+      qk_pool_matmul(pool, kernels, &tasks, tasks.count)
       for (p, result) in zip(problems, kept) where p.tokens > 0 {
         #expect(Array(result.y) == p.product(kernels, fast: fast, tokens: 0..<p.tokens), "type \(p.type.rawValue) fast \(fast)")
       }

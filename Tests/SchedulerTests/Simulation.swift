@@ -183,7 +183,7 @@ struct Simulation {
       let isLast = end == sequence.history.count
       check(entry.logitsRows == (isLast ? entry.tokens.count - 1..<entry.tokens.count : 0..<0), "wrong logits rows")
       check(entry.isPrefill == (entry.tokens.count > 1 || !isLast || entry.startPosition < sequence.promptCount), "prefill or decode")
-      check(entry.tokens.count <= max(1, configuration.maxPrefillChunkTokens), "chunk of \(entry.tokens.count)")
+      check(entry.tokens.count <= chunkLimit, "chunk of \(entry.tokens.count)")
       check(entry.blockTable.count == (end + configuration.blockTokens - 1) / configuration.blockTokens, "wrong table length")
       let table = batch.blockTable[entry.blockTable]
       for block in table.dropFirst(entry.startPosition / configuration.blockTokens) {
@@ -201,6 +201,14 @@ struct Simulation {
     check(Set(batch.entries.map(\.sequence)).count == batch.entries.count, "a sequence planned twice")
   }
 
+  /// Longest piece of a prompt in this step: the whole budget where no decode waits for the step.
+  private var chunkLimit: Int {
+    let hasDecode = batch.entries.contains { entry in
+      entry.tokens.count == 1 && entry.tokens.count + entry.startPosition == known[entry.sequence]?.history.count
+    }
+    return hasDecode ? max(1, configuration.maxPrefillChunkTokens) : configuration.maxBatchTokens
+  }
+
   /// The promises on who runs: preemption order, admission order, decodes first, progress of the first, nothing left undone.
   private mutating func checkOrder(ranBefore: [SequenceID: Known]) {
     let planned = Dictionary(uniqueKeysWithValues: batch.entries.map { ($0.sequence, $0.tokens.count) })
@@ -213,7 +221,7 @@ struct Simulation {
     for id in order {
       guard let sequence = known[id], !sequence.isComplete else { continue }
       if sequence.isRunning, sequence.history.count - sequence.computed == 1 { check(planned[id] == 1, "a decode got no token") }
-      let wanted = min(sequence.history.count - sequence.computed, configuration.maxPrefillChunkTokens)
+      let wanted = min(sequence.history.count - sequence.computed, chunkLimit)
       if sequence.isRunning, let granted = planned[id], granted < wanted, batch.tokens.count < configuration.maxBatchTokens {
         let statistics = scheduler.statistics
         check(statistics.blocksFree + statistics.blocksCached == 0, "budget and blocks left, but a prompt got \(granted) of \(wanted)")

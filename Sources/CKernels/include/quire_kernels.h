@@ -106,7 +106,7 @@ typedef struct qk_pages {
 #define QK_KEY_TILE 64
 /// Positions per context split. Partial results over [k * QK_SPLIT, (k + 1) * QK_SPLIT) merged in rising order give the
 /// same bits as one call over the whole range (which does exactly that inside).
-#define QK_SPLIT 1024
+#define QK_SPLIT 512
 
 /// Running softmax of `rows` query rows: u = sum of exp(score - m) * value, not yet divided by l.
 typedef struct qk_softmax_state {
