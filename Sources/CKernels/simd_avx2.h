@@ -6,7 +6,7 @@ typedef struct { __m256i a, b; } vi;
 typedef vi vb;
 
 // SIGNED_WIDE: 8-bit weights stay signed, because maddubs would saturate with weights above 128.
-enum { QUANT_TOKENS = 2, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, SIGNED_WIDE = 1 };
+enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, SIGNED_WIDE = 1 };
 
 #define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
 #define EACH_I(expr_a, expr_b) ((vi){expr_a, expr_b})

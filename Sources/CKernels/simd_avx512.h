@@ -5,7 +5,7 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
 
-enum { QUANT_TOKENS = 8, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, SIGNED_WIDE = 0 };
+enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, SIGNED_WIDE = 0 };
 
 INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 INLINE vf f_load(const void *p) { return _mm512_loadu_ps(p); }

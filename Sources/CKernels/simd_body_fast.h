@@ -142,6 +142,124 @@ enum { TOKEN_BLOCK = 32, Q8_0_BLOCKS = 8 };
 /// 37.6 with two into the second; Q4_K, 1 token: 25 without, 32 with].
 enum { TILES_AHEAD = 2 };
 
+/// What one block of 32 columns adds to the sums; the last steps of quant_micro, for the products that unpack in registers.
+INLINE void add_block32(vf *sum, const vi *acc, const qk_act_block *const *x, qk_int at, vf scale, vf minimum, int tokens, quant_kind kind) {
+  for (int t = 0; t < tokens; t++) sum[t] = f_fma(f_mul(f_of_i(acc[t]), scale), f_set1(x[t][at].scale), sum[t]);
+  for (int t = 0; kind.minimum && t < tokens; t++) sum[t] = f_fnma(minimum, f_set1(x[t][at].scaled), sum[t]);
+}
+
+/// Quads j and j + 4 of a block of 32.
+INLINE void quad_pair32(qk_type type, const uint8_t *qs, vb high, int j, vb *low_quad, vb *high_quad) {
+  const vb v = b_load(qs + 64 * j);
+  *low_quad = b_and(v, b_set1(15));
+  *high_quad = b_right(v, 4, 15);
+  if (type == QK_Q5_0 || type == QK_Q5_1) {
+    *low_quad = b_or(*low_quad, fifth_bits_of_quad(high, j));
+    *high_quad = b_or(*high_quad, fifth_bits_of_quad(high, j + 4));
+  }
+}
+
+/// All columns of a row group for a few tokens, weights unpacked in registers (they are used once): the same sums as quant_micro's.
+INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, qk_int nb, float *sums, int lines, const int tokens,
+                           const qk_type type, const quant_kind kind) {
+  const qk_int bytes = QK_ROW_GROUP * qk_block_bytes(type), has_fifth = type == QK_Q5_0 || type == QK_Q5_1;
+  vf sum[DIRECT_TOKENS];
+  for (int t = 0; t < tokens; t++) sum[t] = f_zero();
+  for (qk_int b = 0; b < nb; b++) {
+    const uint8_t *p = group + b * bytes, *ahead = p + 8 * TILES_AHEAD * bytes;
+    for (int i = 0; i < lines; i++) _mm_prefetch((const char *)ahead + 64 * i, _MM_HINT_T1);
+    const vf scale = f_of_f16(p), minimum = kind.minimum ? f_sub(f_zero(), f_of_f16(p + 32)) : scale;
+    p += kind.minimum ? 64 : 32;
+    const vb high = has_fifth ? b_load(p) : b_set1(0);
+    p += has_fifth ? 64 : 0;
+    vi acc[DIRECT_TOKENS], other[DIRECT_TOKENS];
+    for (int t = 0; t < tokens; t++) acc[t] = start_of(&x[t][b].offset, kind), other[t] = i_set1(0);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < 4; j++) {
+      vb a, c;
+      quad_pair32(type, p, high, j, &a, &c);
+      for (int t = 0; t < tokens; t++) {
+        acc[t] = i_dot(acc[t], a, (int32_t)qk_load32(x[t][b].q + 4 * j), kind.wide);
+        other[t] = i_dot(other[t], c, (int32_t)qk_load32(x[t][b].q + 4 * j + 16), kind.wide);
+      }
+    }
+    for (int t = 0; t < tokens; t++) acc[t] = i_add(acc[t], other[t]);
+    add_block32(sum, acc, x, b, scale, minimum, tokens, kind);
+  }
+  for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
+}
+
+/// As direct_block32, for Q4_K: a vector holds the same quad of two neighbouring blocks.
+INLINE void direct_q4_k(const uint8_t *group, const qk_act_block *const *x, qk_int nb, float *sums, int lines, const int tokens,
+                        const qk_type type, const quant_kind kind) {
+  (void)type;
+  const qk_int bytes = QK_ROW_GROUP * qk_block_bytes(QK_Q4_K);
+  float scale[16 * 8], minimum[16 * 8];
+  vf sum[DIRECT_TOKENS];
+  for (int t = 0; t < tokens; t++) sum[t] = f_zero();
+  for (qk_int b = 0; b < nb; b += 8) {
+    const uint8_t *p = group + b / 8 * bytes, *ahead = p + TILES_AHEAD * bytes;
+    unpack_super_scales(p, scale, minimum);
+    for (int pair = 0; pair < 4; pair++) {
+      for (int i = 0; i < 2 * lines; i++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+      const qk_int at = b + 2 * pair;
+      vi low[DIRECT_TOKENS], high[DIRECT_TOKENS];
+      for (int t = 0; t < tokens; t++) low[t] = high[t] = i_set1(0);
+#pragma clang loop unroll(full)
+      for (int j = 0; j < 8; j++) {
+        const vb v = b_load(p + 256 + 64 * (8 * pair + j));
+        const vb a = b_and(v, b_set1(15)), c = b_right(v, 4, 15);
+        for (int t = 0; t < tokens; t++) {
+          low[t] = i_dot(low[t], a, (int32_t)qk_load32(x[t][at].q + 4 * j), false);
+          high[t] = i_dot(high[t], c, (int32_t)qk_load32(x[t][at + 1].q + 4 * j), false);
+        }
+      }
+      for (int h = 0; h < 2; h++)
+        add_block32(sum, h ? high : low, x, at + h, f_load(scale + 16 * (2 * pair + h)), f_load(minimum + 16 * (2 * pair + h)), tokens, kind);
+    }
+  }
+  for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
+}
+
+typedef void (*direct_function)(const uint8_t *, const qk_act_block *const *, qk_int, qk_int, float *, int);
+
+#define DIRECT_STEP(n, body, type) \
+  case n: \
+    if (n <= DIRECT_TOKENS) body(group, x, nb, sums, lines, n <= DIRECT_TOKENS ? n : 1, type, kind); \
+    break
+#define DIRECT_MATMUL(name, body, type, ...)                                                                                         \
+  static void name(const uint8_t *group, const qk_act_block *const *x, qk_int tokens, qk_int nb, float *sums, int lines) {           \
+    const quant_kind kind = {__VA_ARGS__};                                                                                           \
+    switch (tokens) {                                                                                                                \
+      DIRECT_STEP(1, body, type);                                                                                                    \
+      DIRECT_STEP(2, body, type);                                                                                                    \
+      DIRECT_STEP(3, body, type);                                                                                                    \
+      DIRECT_STEP(4, body, type);                                                                                                    \
+      DIRECT_STEP(5, body, type);                                                                                                    \
+      DIRECT_STEP(6, body, type);                                                                                                    \
+      DIRECT_STEP(7, body, type);                                                                                                    \
+      DIRECT_STEP(8, body, type);                                                                                                    \
+      default: __builtin_unreachable();                                                                                              \
+    }                                                                                                                                \
+  }
+DIRECT_MATMUL(direct_q4_0, direct_block32, QK_Q4_0, .shift = 4)
+DIRECT_MATMUL(direct_q5_0, direct_block32, QK_Q5_0, .shift = 3)
+DIRECT_MATMUL(direct_q4_1, direct_block32, QK_Q4_1, .minimum = true)
+DIRECT_MATMUL(direct_q5_1, direct_block32, QK_Q5_1, .minimum = true)
+DIRECT_MATMUL(direct_q4_k_tokens, direct_q4_k, QK_Q4_K, .minimum = true)
+
+/// For up to twice DIRECT_TOKENS tokens; NULL: by way of an unpacked tile.
+static direct_function direct_function_for(qk_type type) {
+  switch (type) {
+    case QK_Q4_0: return direct_q4_0;
+    case QK_Q5_0: return direct_q5_0;
+    case QK_Q4_1: return direct_q4_1;
+    case QK_Q5_1: return direct_q5_1;
+    case QK_Q4_K: return direct_q4_k_tokens;
+    default: return NULL;
+  }
+}
+
 static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const void *activations, const int32_t *index, qk_int tokens,
                              float *y, qk_int y_stride, void *scratch) {
   uint8_t *q = scratch;
@@ -150,6 +268,7 @@ static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const
   const qk_int tile_bytes = QK_ROW_GROUP * qk_row_bytes(w->type, 256);
   int shift;
   const quant_function run = quant_function_for(w->type, &shift);
+  const direct_function direct = nb > 0 ? direct_function_for(w->type) : NULL;
   for (qk_int t0 = 0; t0 < tokens; t0 += TOKEN_BLOCK) {
     const qk_int count = tokens - t0 < TOKEN_BLOCK ? tokens - t0 : TOKEN_BLOCK;
     const qk_act_block *x[TOKEN_BLOCK];
@@ -160,6 +279,13 @@ static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const
     for (qk_int i = begin; i < end; i += QK_ROW_GROUP) {
       const uint8_t *group = (const uint8_t *)w->data + i * w->row_bytes;
       if (nb == 0) memset(sums, 0, (size_t)count * 64);
+      if (direct && count <= 2 * DIRECT_TOKENS) {
+        const qk_int half = count <= DIRECT_TOKENS ? count : (count + 1) / 2;
+        direct(group, x, half, nb, sums, (int)(tile_bytes / 512) + 1);
+        if (half < count) direct(group, x + half, count - half, nb, sums + 16 * half, 0);
+        for (qk_int t = 0; t < count; t++) f_storen(y + (t0 + t) * y_stride + i, f_load(sums + 16 * t), end - i);
+        continue;
+      }
       for (qk_int first = 0; first < nb; first += most) {
         const qk_int blocks = nb - first < most ? nb - first : most;
         const quant_tile tile = unpack_tile(w->type, group, first, blocks, q, scale, minimum);
