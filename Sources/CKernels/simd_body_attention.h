@@ -17,6 +17,7 @@ typedef struct attention_run {
 /// Keys [begin, begin + keys) of one tile.
 typedef struct key_tile {
   const void *key[QK_KEY_TILE];  // each [key_width] float or bfloat16, zero beyond its real width
+  const uint32_t *key_panel;     // bfloat16, not NULL: instead of `key`, [key_width / 2, QK_KEY_TILE] pairs of columns
   const void *values;                  // float: [keys, value_stride]; bfloat16: panels of 64 columns, [keys / 2, 64, 2] each, pairs interleaved
   qk_int value_stride;           // padded value width, a multiple of 16 (float only)
   qk_int begin;
@@ -61,6 +62,65 @@ static void score_block_bf16(const attention_run *run, const key_tile *tile, qk_
     for (int s = 0; s < 4; s++) k[s] = tile->key[smaller(j + s, keys - 1)];
     for (int i = 0; i < rows; i += 4) dot_tile_bf16(q + i * run->key_width, run->key_width, rows - i, k, run->key_width, &scores[i][j]);
   }
+}
+
+/// scores[i][0 ..< QK_KEY_TILE] of `rows` neighbouring rows against a transposed tile: no sums across lanes.
+INLINE void score_panel_rows(const uint16_t *q, qk_int key_width, const uint32_t *panel, float (*scores)[QK_KEY_TILE], const int rows) {
+  vf acc[4][4];
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < 4; c++) acc[r][c] = f_zero();
+  for (qk_int k = 0; k < key_width; k += 2) {
+    __m512bh v[4];
+    for (int c = 0; c < 4; c++) v[c] = (__m512bh)b_load(panel + k / 2 * QK_KEY_TILE + 16 * c);
+    for (int r = 0; r < rows; r++) {
+      const __m512bh w = (__m512bh)_mm512_set1_epi32((int32_t)qk_load32(q + r * key_width + k));
+      for (int c = 0; c < 4; c++) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], w, v[c]);
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < 4; c++) f_store(scores[r] + 16 * c, acc[r][c]);
+}
+
+static void score_block_panel(const attention_run *run, const key_tile *tile, qk_int first, int rows, float (*scores)[QK_KEY_TILE]) {
+  const uint16_t *q = (const uint16_t *)run->q + first * run->key_width;
+  int i = 0;
+  for (; i + 4 <= rows; i += 4) score_panel_rows(q + i * run->key_width, run->key_width, tile->key_panel, scores + i, 4);
+  for (; i < rows; i++) score_panel_rows(q + i * run->key_width, run->key_width, tile->key_panel, scores + i, 1);
+}
+
+/// Sixteen rows of 16 words -> out[j * out_stride + i] = row i, word j.
+static void transpose_words(const uint32_t *const *rows, uint32_t *out, qk_int out_stride) {
+  vb a[16], b[16];
+  for (int i = 0; i < 16; i++) a[i] = b_load(rows[i]);
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+  // a[4 g + w]: words w, w + 4, w + 8, w + 12 of rows 4 g ... 4 g + 3, a lane each.
+  for (int w = 0; w < 4; w++) {
+    const vb low = _mm512_shuffle_i32x4(a[w], a[4 + w], 0x88), high = _mm512_shuffle_i32x4(a[8 + w], a[12 + w], 0x88);
+    const vb low_odd = _mm512_shuffle_i32x4(a[w], a[4 + w], 0xDD), high_odd = _mm512_shuffle_i32x4(a[8 + w], a[12 + w], 0xDD);
+    b_store(out + w * out_stride, _mm512_shuffle_i32x4(low, high, 0x88));
+    b_store(out + (w + 8) * out_stride, _mm512_shuffle_i32x4(low, high, 0xDD));
+    b_store(out + (w + 4) * out_stride, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
+    b_store(out + (w + 12) * out_stride, _mm512_shuffle_i32x4(low_odd, high_odd, 0xDD));
+  }
+}
+
+/// The tile's key rows as a panel; `key_width` a multiple of 32. Missing keys repeat the last, whose scores nobody looks at.
+static void transpose_keys(const key_tile *tile, qk_int key_width, uint32_t *panel) {
+  for (int s = 0; s < tile->keys; s += 16)
+    for (qk_int w = 0; w < key_width / 2; w += 16) {
+      const uint32_t *rows[16];
+      for (int i = 0; i < 16; i++) rows[i] = (const uint32_t *)tile->key[smaller(s + i, tile->keys - 1)] + w;
+      transpose_words(rows, panel + w * QK_KEY_TILE + s, QK_KEY_TILE);
+    }
 }
 #endif
 
@@ -216,7 +276,8 @@ static void attend_tile(const attention_run *run, const key_tile *tile) {
     const int keys = seen_by(run, tile, first + rows - 1);  // later rows see more
     if (keys == 0) continue;
 #if QK_BF16_DOT
-    if (run->bf16) score_block_bf16(run, tile, first, rows, keys, scores);
+    if (run->bf16 && tile->key_panel) score_block_panel(run, tile, first, rows, scores);
+    else if (run->bf16) score_block_bf16(run, tile, first, rows, keys, scores);
     else
 #endif
       score_block(run, tile, first, rows, keys, scores);

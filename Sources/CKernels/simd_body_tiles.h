@@ -5,6 +5,7 @@
 typedef struct attention_scratch {
   uint8_t *queries;  // [rows, key_width]
   uint8_t *keys;     // [QK_KEY_TILE, key_width]
+  uint32_t *panel;   // [key_width / 2, QK_KEY_TILE] pairs of bfloat16, keys of the expanded form transposed
   uint8_t *rows;     // [QK_KEY_TILE, value_width] bfloat16 value rows of the expanded form
   uint8_t *values;   // [QK_KEY_TILE, value_width] float, or interleaved pairs
   float *row;        // one row as float, key_width + value_width
@@ -17,6 +18,7 @@ static attention_scratch carve(void *scratch, const attention_run *run, qk_int v
   uint8_t *at = scratch;
   s.queries = at, at += padded(rows * run->key_width * size, 64);
   s.keys = at, at += QK_KEY_TILE * run->key_width * size;
+  s.panel = (uint32_t *)at, at += run->bf16 ? QK_KEY_TILE * run->key_width * 2 : 0;
   s.rows = at, at += run->bf16 ? QK_KEY_TILE * width * 2 : 0;
   s.values = at, at += QK_KEY_TILE * width * size;
   s.row = (float *)at, at += 4 * padded(run->key_width + width, 16);
@@ -89,6 +91,7 @@ static void latent_split(attention_run *run, const qk_pages *p, qk_int begin, qk
   run->state = state;
   v_attention_reset(&state, run->rows, run->value_width);
   key_tile tile;
+  tile.key_panel = NULL;
   tile.ahead_bytes = p->row_stride;
   find_rows(p, begin, smaller(begin + QK_KEY_TILE, end), tile.ahead);
   for (qk_int k = begin; k < end; k += QK_KEY_TILE) {
@@ -137,6 +140,7 @@ static void expanded_tile(const attention_run *run, const qk_expanded_attention 
   tile->values = s->values;
   tile->value_stride = value_width;
 #if QK_BF16_DOT
+  if (run->bf16) transpose_keys(tile, run->key_width, s->panel), tile->key_panel = s->panel;
   if (run->bf16) interleave_values(value_rows, tile->keys, value_width, (uint32_t *)s->values);
 #else
   (void)value_rows;
