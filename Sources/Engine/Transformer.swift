@@ -42,6 +42,7 @@ package final class Transformer {
     let pool = try WorkerPool(threads: options.threads, kernels: options.kernels)
     let cache = try LatentCache(shape, type: options.cacheType, blockTokens: plan.blockTokens, blockCount: plan.blockCount)
     let scratchMemory = try MappedMemory(byteCount: try ScratchLayout.arenaBytes(shape, options))
+    scratchMemory.populate()
     let weights = try Weights(model: model, plan: weightPlan, options: options, pool: pool, progress: progress)
     try pool.reserveScratch(bytes: Scratch.workerBytes(shape, options, widestColumns: weightPlan.widestColumns))
     var arena = Arena(scratchMemory)

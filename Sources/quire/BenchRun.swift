@@ -40,9 +40,10 @@ final class BenchRun {
 
   /// The prefill figure (unless prompt is 0) and the decode figure (unless generate is 0).
   func measure(depth: Int, batch: Int, prompt: Int, generate: Int, repetitions: Int) throws -> [BenchResult] {
-    // The same depth tokens every time: after the first run they come from the prefix cache, as a conversation's would.
+    // The same depth tokens every time: after the warm-up they come from the prefix cache, as a conversation's would.
     let prefixes = (0..<batch).map { _ in tokens(depth) }
-    if depth > 0 { _ = try run(prefixes, maxNewTokens: 1) }
+    // Once without counting: page faults of the first touch belong to no figure.
+    _ = try run(prefixes.map { $0 + tokens(max(prompt, 1)) }, maxNewTokens: min(generate, 4) + 1)
     var prefill: [Timed] = []
     var decode: [Timed] = []
     for _ in 0..<repetitions {
