@@ -1,4 +1,4 @@
-// Finds out what a strange server serves and which token ids it takes, with one short completion. It warms the server up, too.
+// Finds out what a strange server serves and which token ids it takes, with short completions.
 // Knows no load.
 
 package struct ServerProbe: Equatable, Sendable {

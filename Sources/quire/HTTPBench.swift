@@ -101,6 +101,7 @@ struct HTTPBench {
   }
 
   private func measure(_ target: Target) throws -> [HTTPBenchResult] {
+    warmUp(target)
     let total = loads.reduce(0) { $0 + $1.requests }
     let progress = Progress("quire: requests")
     progress.update(done: 0, total: total, unit: .steps)
@@ -121,6 +122,16 @@ struct HTTPBench {
       printTable(target.title, results)
     }
     return results
+  }
+
+  /// One request before the clock runs: a server's first prompt pays for pages that are touched for the first time. Should it fail, so
+  /// will the measured ones, and those say why.
+  private func warmUp(_ target: Target) {
+    guard let load = loads.first else { return }
+    _ = LoadRun.run(
+      LoadPlan(
+        url: target.url, model: target.model, tokenIDs: target.tokenIDs, promptTokens: load.prompt, maxTokens: min(load.generate, 2),
+        concurrency: 1, requests: 1))
   }
 
   private func printTable(_ title: String, _ results: [HTTPBenchResult]) {
