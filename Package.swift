@@ -29,9 +29,10 @@ let package = Package(
       name: "Serving",
       dependencies: ["HTTP", "Tokenizer", "ModelFile", "Scheduler", "Engine", .product(name: "Logging", package: "swift-log")],
       swiftSettings: strict),
+    .target(name: "LoadClient", swiftSettings: strict),
     .executableTarget(
       name: "quire",
-      dependencies: ["Serving", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: ["Serving", "LoadClient", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       swiftSettings: strict),
     .testTarget(name: "CKernelsTests", dependencies: ["CKernels"], swiftSettings: strict),
     .testTarget(name: "HTTPTests", dependencies: ["HTTP", "CNet"], swiftSettings: strict),
@@ -44,6 +45,7 @@ let package = Package(
       name: "EngineTests", dependencies: ["Engine", "CKernels", "CEngine", "ModelFile", "Scheduler", "AllocationCounter"],
       swiftSettings: strict),
     .testTarget(name: "ServingTests", dependencies: ["Serving"], swiftSettings: strict),
+    .testTarget(name: "LoadClientTests", dependencies: ["LoadClient"], swiftSettings: strict),
     .testTarget(name: "EndToEndTests", dependencies: ["quire"], swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]

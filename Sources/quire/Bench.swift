@@ -1,9 +1,8 @@
 // `quire bench`: prompt and generation speed of the real scheduler and engine, at given depths and batch sizes.
-// Knows what to run and how to print it; BenchRun.swift does the measuring.
+// Knows what to run and how to print it; BenchRun.swift does the measuring. HTTPBench.swift is the other half, `--http`.
 
 import ArgumentParser
 import Engine
-import FoundationEssentials
 import Glibc
 import Serving
 
@@ -13,6 +12,9 @@ struct Bench: ParsableCommand {
     discussion: """
       Every pair of --depth and --batch is measured: the prefill of --prompt tokens on top of --depth cached tokens in each of \
       --batch sequences, then the decoding of --generate tokens in each. Values are medians of --repeat runs.
+
+      With --http a server is driven over TCP instead, by --concurrency clients that stream completions of random prompts: one \
+      started here with the model, or the one at --url. Reported are rates, time to first token and gaps between tokens.
       """)
 
   @OptionGroup var model: ModelOptions
@@ -38,7 +40,10 @@ struct Bench: ParsableCommand {
   @Flag(help: "Also print where the time of each figure went: a roofline table.")
   var stages = false
 
+  @OptionGroup(title: "Over HTTP") var http: HTTPBenchOptions
+
   func run() throws {
+    if try http.isWanted(by: self) { return try HTTPBench(self).run() }
     let prompts = try numberList(prompt, flag: "--prompt", in: 0...1 << 20)
     let generates = try numberList(generate, flag: "--generate", in: 0...1 << 20)
     let depths = try numberList(depth, flag: "--depth", in: 0...1 << 20)
@@ -116,41 +121,7 @@ struct Bench: ParsableCommand {
 
   private func percent(_ share: Double) -> String { "\(Int((share * 100).rounded())) %" }
 
-  private func left(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }
-  private func right(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
-
   private func printJSON(_ loaded: LoadedModel, _ results: [BenchResult], _ limits: MachineLimits?) throws {
-    let report = BenchReport(
-      machine: .init(cpu: cpuName(), threads: loaded.transformer.options.threads, kernels: loaded.transformer.kernelName, limits: limits),
-      model: .init(
-        name: loaded.served.name, compute: loaded.transformer.options.compute.rawValue,
-        cacheType: loaded.transformer.options.cacheType.rawValue),
-      results: results)
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-    Terminal.print(String(decoding: try encoder.encode(report), as: UTF8.self))
+    try BenchReport(machine: BenchMachine(loaded, limits: limits), model: BenchModel(loaded), results: results).print()
   }
-
-  private func cpuName() -> String {
-    guard let data = FileManager.default.contents(atPath: "/proc/cpuinfo") else { return "unknown" }
-    let line = String(decoding: data, as: UTF8.self).split(separator: "\n").first { $0.hasPrefix("model name") }
-    return line?.split(separator: ":").last.map { $0.drop { $0 == " " }.description } ?? "unknown"
-  }
-}
-
-struct BenchReport: Encodable {
-  struct Machine: Encodable {
-    let cpu: String
-    let threads: Int
-    let kernels: String
-    let limits: MachineLimits?
-  }
-  struct Model: Encodable {
-    let name: String
-    let compute: String
-    let cacheType: String
-  }
-  let machine: Machine
-  let model: Model
-  let results: [BenchResult]
 }
