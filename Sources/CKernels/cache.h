@@ -4,10 +4,44 @@
 
 #include "formats.h"
 
-/// int8 rows: f32 scales [ceil(c / 64)], then bf16 rope [r], then int8 latent [c].
-static inline qk_int qk_int8_scales(qk_int c) { return (c + QK_INT8_LATENTS_PER_SCALE - 1) / QK_INT8_LATENTS_PER_SCALE; }
-static inline qk_int qk_int8_rope_offset(qk_int c) { return 4 * qk_int8_scales(c); }
-static inline qk_int qk_int8_latent_offset(qk_int c, qk_int r) { return qk_int8_rope_offset(c) + 2 * r; }
+// f32, bf16: latent [c], then rope [r], both in that type.
+// int8: f32 scales [ceil(c / 64)], then bf16 rope [r], then int8 latent [c].
+// int6: bf16 scales [ceil(c / 32)], then bf16 rope [r], then latents of 6 bits, 4 in 3 bytes: latent i lies in bits 6 * (i % 4) ... + 5 of
+// the little-endian 24-bit word i / 4, as a signed number. The latents that fill up the last word are 0.
+// A latent is its number times the scale of its group.
+
+/// Latents that share a scale; 0 where there are no scales.
+static inline qk_int qk_cache_latents_per_scale(qk_cache_type type) {
+  return type == QK_CACHE_INT8 ? QK_INT8_LATENTS_PER_SCALE : type == QK_CACHE_INT6 ? QK_INT6_LATENTS_PER_SCALE : 0;
+}
+
+static inline qk_int qk_cache_rope_offset(qk_cache_type type, qk_int c) {
+  switch (type) {
+    case QK_CACHE_F32: return 4 * c;
+    case QK_CACHE_BF16: return 2 * c;
+    case QK_CACHE_INT8: return (c + QK_INT8_LATENTS_PER_SCALE - 1) / QK_INT8_LATENTS_PER_SCALE * 4;
+    case QK_CACHE_INT6: return (c + QK_INT6_LATENTS_PER_SCALE - 1) / QK_INT6_LATENTS_PER_SCALE * 2;
+  }
+  return 0;
+}
+
+static inline qk_int qk_cache_latent_offset(qk_cache_type type, qk_int c, qk_int r) {
+  return qk_cache_latents_per_scale(type) ? qk_cache_rope_offset(type, c) + 2 * r : 0;
+}
+
+/// Bytes of `count` 6-bit latents from the start of a word on.
+static inline qk_int qk_int6_bytes(qk_int count) { return (count + 3) / 4 * 3; }
+
+/// Latent i of the 6-bit ones at `words`; the shift left drops its neighbours, the one right brings its sign.
+static inline int32_t qk_int6_at(const uint8_t *words, qk_int i) {
+  const uint8_t *b = words + i / 4 * 3;
+  const uint32_t word = b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16;
+  return (int32_t)(word << (26 - 6 * (i % 4))) >> 26;
+}
+
+/// The scale of an int6 group whose largest magnitude is `largest`, as it is kept: bfloat16, because a latent may be of any size, and
+/// because 8 bits are enough beside 6. Numbers are rounded with the kept scale; it is at most 2^-8 too small, so they stay within +-31.
+static inline uint16_t qk_int6_scale(float largest) { return qk_bf16_of_float(largest / 31.0f); }
 
 static inline const uint8_t *qk_cache_row(const qk_pages *p, qk_int position) {
   const qk_int page = p->table[position / p->page_tokens];

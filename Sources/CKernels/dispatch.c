@@ -54,7 +54,11 @@ qk_int qk_matmul_scratch_bytes(qk_int columns) {
 }
 
 qk_int qk_cache_row_bytes(qk_cache_type type, qk_int c, qk_int r) {
-  const qk_int bytes = type == QK_CACHE_F32 ? 4 * (c + r) : type == QK_CACHE_BF16 ? 2 * (c + r) : qk_int8_latent_offset(c, r) + c;
+  const qk_int scaled = qk_cache_latent_offset(type, c, r);  // 0 where the latent comes first
+  const qk_int bytes = type == QK_CACHE_F32    ? 4 * (c + r)
+                       : type == QK_CACHE_BF16 ? 2 * (c + r)
+                       : type == QK_CACHE_INT8 ? scaled + c
+                                               : scaled + qk_int6_bytes(c);
   return (bytes + 3) / 4 * 4;
 }
 

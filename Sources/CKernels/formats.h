@@ -19,7 +19,7 @@ typedef struct qk_field {
   uint8_t offset, length, unit;
 } qk_field;
 
-enum { QK_MAX_FIELDS = 5, QK_F8_BLOCK = 128, QK_INT8_LATENTS_PER_SCALE = 64 };
+enum { QK_MAX_FIELDS = 5, QK_F8_BLOCK = 128, QK_INT8_LATENTS_PER_SCALE = 64, QK_INT6_LATENTS_PER_SCALE = 32 };
 
 typedef struct qk_format {
   int16_t elements, bytes;

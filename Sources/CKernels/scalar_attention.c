@@ -6,18 +6,39 @@
 
 QK_STRICT_FLOAT
 
-/// Up to 64 latents with one scale = max|x| / 127. Inf or NaN among them: the scale becomes NaN, so that it shows.
-static void store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
-  uint32_t largest = 0;  // as bits: NaN is larger than all
+/// The largest magnitude, as bits: Inf is larger than all numbers, NaN larger than Inf.
+static uint32_t largest_bits(const float *x, qk_int count) {
+  uint32_t largest = 0;
   for (qk_int i = 0; i < count; i++) {
     const uint32_t bits = qk_bits_of_float(x[i]) & 0x7FFFFFFF;
     if (bits > largest) largest = bits;
   }
+  return largest;
+}
+
+/// Up to 64 latents with one scale = max|x| / 127. Inf or NaN among them: the scale becomes NaN, so that it shows.
+static void store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
+  const uint32_t largest = largest_bits(x, count);
   const bool finite = largest < 0x7F800000, zero = !(qk_float_of_bits(largest) >= 1e-30f);
   const float scale = !finite ? NAN : zero ? 0 : qk_float_of_bits(largest) / 127.0f;
   const float inverse = finite && !zero ? 127.0f / qk_float_of_bits(largest) : 0;
   memcpy(scale_out, &scale, 4);
   for (qk_int i = 0; i < count; i++) q[i] = inverse == 0 ? 0 : (int8_t)lrintf(x[i] * inverse);
+}
+
+/// Up to 32 latents with one scale of about max|x| / 31, and zeros up to a whole word. Inf and NaN as with int8.
+static void store_int6_group(const float *x, qk_int count, void *scale_out, uint8_t *words) {
+  const uint32_t largest = largest_bits(x, count);
+  const bool finite = largest < 0x7F800000, zero = !(qk_float_of_bits(largest) >= 1e-30f);
+  const uint16_t scale = !finite ? 0x7FC0 : zero ? 0 : qk_int6_scale(qk_float_of_bits(largest));
+  const float inverse = finite && !zero ? 1.0f / qk_float_of_bf16(scale) : 0;
+  memcpy(scale_out, &scale, 2);
+  for (qk_int i = 0; i < count; i += 4, words += 3) {
+    uint32_t word = 0;
+    for (qk_int j = i; j < count && j < i + 4; j++)
+      if (inverse != 0) word |= ((uint32_t)lrintf(x[j] * inverse) & 63) << 6 * (j - i);
+    for (int b = 0; b < 3; b++) words[b] = (uint8_t)(word >> 8 * b);
+  }
 }
 
 void qk_scalar_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const float *latent, const float *rope, void *row) {
@@ -29,27 +50,33 @@ void qk_scalar_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const flo
     qk_scalar_f32_to_bf16(latent, (uint16_t *)out, c);
     qk_scalar_f32_to_bf16(rope, (uint16_t *)out + c, r);
   } else {
-    for (qk_int first = 0; first < c; first += QK_INT8_LATENTS_PER_SCALE)
-      store_int8_group(latent + first, c - first < QK_INT8_LATENTS_PER_SCALE ? c - first : QK_INT8_LATENTS_PER_SCALE,
-                       out + first / QK_INT8_LATENTS_PER_SCALE * 4, (int8_t *)out + qk_int8_latent_offset(c, r) + first);
-    qk_scalar_f32_to_bf16(rope, (uint16_t *)(out + qk_int8_rope_offset(c)), r);
+    const qk_int group = qk_cache_latents_per_scale(type);
+    uint8_t *q = out + qk_cache_latent_offset(type, c, r);
+    for (qk_int first = 0; first < c; first += group) {
+      const qk_int count = c - first < group ? c - first : group;
+      if (type == QK_CACHE_INT8) store_int8_group(latent + first, count, out + first / group * 4, (int8_t *)q + first);
+      else store_int6_group(latent + first, count, out + first / group * 2, q + qk_int6_bytes(first));
+    }
+    qk_scalar_f32_to_bf16(rope, (uint16_t *)(out + qk_cache_rope_offset(type, c)), r);
   }
 }
 
-static void load_row(const qk_pages *p, qk_int position, float *latent, float *rope) {
-  const uint8_t *row = qk_cache_row(p, position);
-  const qk_int c = p->c, r = p->r, width = p->type == QK_CACHE_F32 ? 4 : 2;
-  if (p->type == QK_CACHE_INT8) {
-    const int8_t *q = (const int8_t *)row + qk_int8_latent_offset(c, r);
-    for (qk_int i = 0; latent && i < c; i++)
-      latent[i] = qk_float_of_bits(qk_load32(row + i / QK_INT8_LATENTS_PER_SCALE * 4)) * (float)q[i];
-  } else {
-    for (qk_int i = 0; latent && i < c; i++)
-      latent[i] = width == 4 ? qk_float_of_bits(qk_load32(row + 4 * i)) : qk_float_of_bf16(qk_load16(row + 2 * i));
+static float load_latent(const qk_pages *p, const uint8_t *row, qk_int i) {
+  const uint8_t *q = row + qk_cache_latent_offset(p->type, p->c, p->r);
+  switch (p->type) {
+    case QK_CACHE_F32: return qk_float_of_bits(qk_load32(row + 4 * i));
+    case QK_CACHE_BF16: return qk_float_of_bf16(qk_load16(row + 2 * i));
+    case QK_CACHE_INT8: return qk_float_of_bits(qk_load32(row + i / QK_INT8_LATENTS_PER_SCALE * 4)) * (float)(int8_t)q[i];
+    case QK_CACHE_INT6: return qk_float_of_bf16(qk_load16(row + i / QK_INT6_LATENTS_PER_SCALE * 2)) * (float)qk_int6_at(q, i);
   }
-  const uint8_t *k = row + (p->type == QK_CACHE_INT8 ? qk_int8_rope_offset(c) : width * c);
-  for (qk_int i = 0; rope && i < r; i++)
-    rope[i] = width == 4 ? qk_float_of_bits(qk_load32(k + 4 * i)) : qk_float_of_bf16(qk_load16(k + 2 * i));
+  return 0;
+}
+
+static void load_row(const qk_pages *p, qk_int position, float *latent, float *rope) {
+  const uint8_t *row = qk_cache_row(p, position), *k = row + qk_cache_rope_offset(p->type, p->c);
+  for (qk_int i = 0; latent && i < p->c; i++) latent[i] = load_latent(p, row, i);
+  for (qk_int i = 0; rope && i < p->r; i++)
+    rope[i] = p->type == QK_CACHE_F32 ? qk_float_of_bits(qk_load32(k + 4 * i)) : qk_float_of_bf16(qk_load16(k + 2 * i));
 }
 
 void qk_scalar_cache_load_rows(const qk_pages *pages, qk_int begin, qk_int end, float *latent, qk_int latent_stride, float *rope,

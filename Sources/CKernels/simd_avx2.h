@@ -87,6 +87,14 @@ INLINE vf f_of_i(vi x) { return EACH_F(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_
 INLINE vi i_of_f(vf x) { return EACH_I(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)); }  // nearest even
 INLINE vi i_of_u8(__m128i x) { return EACH_I(_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))); }
 INLINE vi i_of_i8(__m128i x) { return EACH_I(_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))); }
+/// 16 signed 6-bit numbers in 12 bytes (cache.h): each 24-bit word to four lanes, its number to the top, and down with the sign.
+INLINE vi i_of_i6(__m128i x) {
+  const int a = (int)0x80020100, b = (int)0x80050403, c = (int)0x80080706, d = (int)0x800B0A09;
+  const __m256i both = _mm256_broadcastsi128_si256(x), up = _mm256_setr_epi32(26, 20, 14, 8, 26, 20, 14, 8);
+  const __m256i low = _mm256_shuffle_epi8(both, _mm256_setr_epi32(a, a, a, a, b, b, b, b));
+  const __m256i high = _mm256_shuffle_epi8(both, _mm256_setr_epi32(c, c, c, c, d, d, d, d));
+  return i_sra(EACH_I(_mm256_sllv_epi32(low, up), _mm256_sllv_epi32(high, up)), 26);
+}
 INLINE __m256i i16_of_i(vi x) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8); }
 /// The low 16 bits of each lane.
 INLINE __m256i u16_of_i(vi x) {

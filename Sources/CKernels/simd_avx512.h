@@ -51,6 +51,13 @@ INLINE vf f_of_i(vi a) { return _mm512_cvtepi32_ps(a); }
 INLINE vi i_of_f(vf a) { return _mm512_cvtps_epi32(a); }  // nearest even
 INLINE vi i_of_u8(__m128i a) { return _mm512_cvtepu8_epi32(a); }
 INLINE vi i_of_i8(__m128i a) { return _mm512_cvtepi8_epi32(a); }
+/// 16 signed 6-bit numbers in 12 bytes (cache.h): each 24-bit word to four lanes, its number to the top, and down with the sign.
+INLINE vi i_of_i6(__m128i a) {
+  const __m512i word = _mm512_setr_epi32(0x80020100, 0x80020100, 0x80020100, 0x80020100, 0x80050403, 0x80050403, 0x80050403, 0x80050403,
+                                         0x80080706, 0x80080706, 0x80080706, 0x80080706, 0x800B0A09, 0x800B0A09, 0x800B0A09, 0x800B0A09);
+  const __m512i up = _mm512_broadcast_i32x4(_mm_setr_epi32(26, 20, 14, 8));
+  return i_sra(_mm512_sllv_epi32(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(a), word), up), 26);
+}
 INLINE __m128i i8_of_i(vi a) { return _mm512_cvtsepi32_epi8(a); }
 INLINE vf f_of_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 INLINE vf f_of_bf16(const void *p) { return f_of_bits(i_sll(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16)); }

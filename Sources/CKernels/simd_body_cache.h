@@ -1,12 +1,17 @@
 // Private body, compiled once per ISA: writing and reading latent cache rows (layout: cache.h). Bit for bit as the scalar
 // variant (scalar_attention.c).
 
+/// The largest magnitude, as bits: Inf is larger than all numbers, NaN larger than Inf.
+INLINE int32_t largest_bits(const float *x, qk_int count) {
+  const vi magnitude = i_set1(0x7FFFFFFF);
+  vi largest = i_set1(0);
+  for (qk_int i = 0; i < count; i += 16) largest = i_max(largest, i_and(bits_of_f(f_loadn(x + i, count - i)), magnitude));
+  return i_hmax(largest);
+}
+
 /// Up to 64 latents with one scale.
 INLINE void store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
-  const vi magnitude = i_set1(0x7FFFFFFF);
-  vi largest_bits = i_set1(0);
-  for (qk_int i = 0; i < count; i += 16) largest_bits = i_max(largest_bits, i_and(bits_of_f(f_loadn(x + i, count - i)), magnitude));
-  const int32_t bits = i_hmax(largest_bits);
+  const int32_t bits = largest_bits(x, count);
   const float largest = qk_float_of_bits((uint32_t)bits);
   const bool finite = bits < 0x7F800000, zero = !(largest >= 1e-30f);
   const float scale = !finite ? NAN : zero ? 0 : largest / 127.0f;
@@ -20,6 +25,28 @@ INLINE void store_int8_group(const float *x, qk_int count, void *scale_out, int8
   }
 }
 
+/// 16 bytes under 64 -> their 6 bits each in the first 12 bytes: a + 64 b in pairs, then (a + 64 b) + 4096 (c + 64 d), then 3 of 4 bytes.
+INLINE __m128i pack_six_bits(__m128i bytes) {
+  const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x4001)), words = _mm_madd_epi16(pairs, _mm_set1_epi32(0x10000001));
+  return _mm_shuffle_epi8(words, _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+}
+
+/// Up to 32 latents with one scale.
+INLINE void store_int6_group(const float *x, qk_int count, void *scale_out, uint8_t *words) {
+  const int32_t bits = largest_bits(x, count);
+  const float largest = qk_float_of_bits((uint32_t)bits);
+  const bool finite = bits < 0x7F800000, zero = !(largest >= 1e-30f);
+  const uint16_t scale = !finite ? 0x7FC0 : zero ? 0 : qk_int6_scale(largest);
+  memcpy(scale_out, &scale, 2);
+  const vf inverse = f_set1(1.0f / qk_float_of_bf16(scale));
+  for (qk_int i = 0; i < count; i += 16) {
+    uint8_t packed[16];
+    const vi values = finite && !zero ? i_of_f(f_mul(f_loadn(x + i, count - i), inverse)) : i_set1(0);
+    _mm_storeu_si128((__m128i_u *)packed, pack_six_bits(_mm_and_si128(i8_of_i(values), _mm_set1_epi8(63))));
+    memcpy(words + qk_int6_bytes(i), packed, count - i < 16 ? (size_t)qk_int6_bytes(count - i) : 12);
+  }
+}
+
 static void v_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const float *latent, const float *rope, void *row) {
   uint8_t *out = row;
   if (type == QK_CACHE_F32) {
@@ -29,32 +56,49 @@ static void v_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const floa
     v_f32_to_bf16(latent, (uint16_t *)out, c);
     v_f32_to_bf16(rope, (uint16_t *)out + c, r);
   } else {
-    int8_t *q = (int8_t *)out + qk_int8_latent_offset(c, r);
-    for (qk_int i = 0; i < c; i += QK_INT8_LATENTS_PER_SCALE)
-      store_int8_group(latent + i, c - i < QK_INT8_LATENTS_PER_SCALE ? c - i : QK_INT8_LATENTS_PER_SCALE,
-                       out + i / QK_INT8_LATENTS_PER_SCALE * 4, q + i);
-    v_f32_to_bf16(rope, (uint16_t *)(out + qk_int8_rope_offset(c)), r);
+    const qk_int group = qk_cache_latents_per_scale(type);
+    uint8_t *q = out + qk_cache_latent_offset(type, c, r);
+    for (qk_int i = 0; i < c; i += group) {
+      const qk_int count = c - i < group ? c - i : group;
+      if (type == QK_CACHE_INT8) store_int8_group(latent + i, count, out + i / group * 4, (int8_t *)q + i);
+      else store_int6_group(latent + i, count, out + i / group * 2, q + qk_int6_bytes(i));
+    }
+    v_f32_to_bf16(rope, (uint16_t *)(out + qk_cache_rope_offset(type, c)), r);
   }
 }
 
+static void load_int8(const uint8_t *scales, const uint8_t *q, qk_int c, float *latent) {
+  qk_int i = 0;
+  for (; i + 16 <= c; i += 16)
+    f_store(latent + i, f_mul(f_set1(qk_float_of_bits(qk_load32(scales + i / QK_INT8_LATENTS_PER_SCALE * 4))), f_of_i(i_of_i8(load_qs(q + i)))));
+  for (; i < c; i++) latent[i] = qk_float_of_bits(qk_load32(scales + i / QK_INT8_LATENTS_PER_SCALE * 4)) * (float)(int8_t)q[i];
+}
+
+static void load_int6(const uint8_t *scales, const uint8_t *words, qk_int c, float *latent) {
+  qk_int i = 0;
+  for (; i + 16 <= c; i += 16) {
+    const uint8_t *at = words + i / 4 * 3;
+    // 16 bytes are read where 12 are meant, which at the end of the row might be one page too far.
+    const __m128i six = i + 32 <= c ? load_qs(at) : _mm_insert_epi32(_mm_loadl_epi64((const __m128i_u *)at), (int32_t)qk_load32(at + 8), 2);
+    f_store(latent + i, f_mul(f_set1(qk_float_of_bf16(qk_load16(scales + i / QK_INT6_LATENTS_PER_SCALE * 2))), f_of_i(i_of_i6(six))));
+  }
+  for (; i < c; i++) latent[i] = qk_float_of_bf16(qk_load16(scales + i / QK_INT6_LATENTS_PER_SCALE * 2)) * (float)qk_int6_at(words, i);
+}
+
 static void load_latent(const qk_pages *p, const uint8_t *row, float *latent) {
-  const qk_int c = p->c;
-  if (p->type == QK_CACHE_F32) {
-    memcpy(latent, row, (size_t)c * 4);
-  } else if (p->type == QK_CACHE_BF16) {
-    v_bf16_to_f32((const uint16_t *)row, latent, c);
-  } else {
-    const int8_t *q = (const int8_t *)row + qk_int8_latent_offset(c, p->r);
-    qk_int i = 0;
-    for (; i + 16 <= c; i += 16)
-      f_store(latent + i, f_mul(f_set1(qk_float_of_bits(qk_load32(row + i / QK_INT8_LATENTS_PER_SCALE * 4))), f_of_i(i_of_i8(load_qs((const uint8_t *)q + i)))));
-    for (; i < c; i++) latent[i] = qk_float_of_bits(qk_load32(row + i / QK_INT8_LATENTS_PER_SCALE * 4)) * (float)q[i];
+  const uint8_t *q = row + qk_cache_latent_offset(p->type, p->c, p->r);
+  switch (p->type) {
+    case QK_CACHE_F32: memcpy(latent, row, (size_t)p->c * 4); break;
+    case QK_CACHE_BF16: v_bf16_to_f32((const uint16_t *)row, latent, p->c); break;
+    case QK_CACHE_INT8: load_int8(row, q, p->c, latent); break;
+    case QK_CACHE_INT6: load_int6(row, q, p->c, latent); break;
   }
 }
 
 static void load_rope(const qk_pages *p, const uint8_t *row, float *rope) {
-  if (p->type == QK_CACHE_F32) memcpy(rope, row + 4 * (qk_int)p->c, (size_t)p->r * 4);
-  else v_bf16_to_f32((const uint16_t *)(row + (p->type == QK_CACHE_BF16 ? 2 * (qk_int)p->c : qk_int8_rope_offset(p->c))), rope, p->r);
+  const uint8_t *k = row + qk_cache_rope_offset(p->type, p->c);
+  if (p->type == QK_CACHE_F32) memcpy(rope, k, (size_t)p->r * 4);
+  else v_bf16_to_f32((const uint16_t *)k, rope, p->r);
 }
 
 static void v_cache_load_rows(const qk_pages *pages, qk_int begin, qk_int end, float *latent, qk_int latent_stride, float *rope,

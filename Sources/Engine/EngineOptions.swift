@@ -5,15 +5,16 @@ import CKernels
 /// fast: activations rounded to bf16 or int8 blocks. exact: float32 activations and accumulation, weights dequantised on the fly.
 package enum ComputeMode: String, Sendable, CaseIterable { case fast, exact }
 
-/// Element type of the latent cache. int8 keeps a float32 scale per 64 latents and the rope key in bf16.
+/// Element type of the latent cache. int8 keeps a float32 scale per 64 latents, int6 a bf16 scale per 32; both keep the rope key in bf16.
 package enum CacheType: String, Sendable, CaseIterable {
-  case f32, bf16, int8
+  case f32, bf16, int8, int6
 
   var kernelType: qk_cache_type {
     switch self {
     case .f32: QK_CACHE_F32
     case .bf16: QK_CACHE_BF16
     case .int8: QK_CACHE_INT8
+    case .int6: QK_CACHE_INT6
     }
   }
 }

@@ -19,7 +19,7 @@ import Testing
       memoryReserveBytes: 0, expandedFromTokens: nil)
   }
 
-  static let modes: [(ComputeMode, CacheType)] = [(.exact, .f32), (.fast, .bf16), (.fast, .int8)]
+  static let modes: [(ComputeMode, CacheType)] = [(.exact, .f32), (.fast, .bf16), (.fast, .int8), (.fast, .int6)]
 
   @Test(arguments: TinyModels.directories + TinyModels.ggufSample)
   func chunksGiveTheSameBits(_ tiny: TinyModel) throws {

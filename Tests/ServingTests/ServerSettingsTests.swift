@@ -1,5 +1,6 @@
 // The configuration file: the shipped one is the defaults, and everything wrong in one is a single line.
 
+import Engine
 import FoundationEssentials
 import Testing
 
@@ -71,6 +72,10 @@ struct ServerSettingsTests {
     try settings.override("compute", with: "exact", flag: "--compute")
     try settings.override("apiKeyFile", with: "/k", flag: "--api-key-file")
     #expect(settings.port == 99 && settings.compute == "exact" && settings.apiKeyFile == "/k")
+    for type in CacheType.allCases {
+      try settings.override("cacheType", with: type.rawValue, flag: "--cache-type")
+      #expect(settings.cacheType == type.rawValue)
+    }
     for (key, text) in [("port", "70000"), ("port", "x"), ("port", ""), ("cacheType", "fp4"), ("threads", "-3")] {
       let error = #expect(throws: SettingsError.self) { try settings.override(key, with: text, flag: "--flag") }
       #expect(error?.description.hasPrefix("--flag: \(key) must be ") == true)

@@ -81,10 +81,11 @@ qk_int qk_matmul_scratch_bytes(qk_int columns);
 
 // ---------------------------------------------------------------------------------------- latent cache
 
-typedef enum qk_cache_type { QK_CACHE_F32 = 0, QK_CACHE_BF16 = 1, QK_CACHE_INT8 = 2 } qk_cache_type;
+typedef enum qk_cache_type { QK_CACHE_F32 = 0, QK_CACHE_BF16 = 1, QK_CACHE_INT8 = 2, QK_CACHE_INT6 = 3 } qk_cache_type;
 
 /// Bytes of one cache row (one token, one layer): latent [c] and rope key [r].
-/// f32, bf16: c + r values. int8: f32 scale per 64 latents, then r bf16, then c int8. Rounded up to 4 bytes.
+/// f32, bf16: c + r values. int8: f32 scale per 64 latents, then r bf16, then c int8. int6: bf16 scale per 32 latents, then r bf16, then
+/// latents of 6 bits, 4 in 3 bytes. Rounded up to 4 bytes.
 qk_int qk_cache_row_bytes(qk_cache_type type, qk_int c, qk_int r);
 
 /// The rows of one sequence in one layer: position p is row p % page_tokens of page table[p / page_tokens].
