@@ -289,7 +289,8 @@ struct ServiceTests {
 
   @Test("many clients at once through a small pool: every text is right")
   func storm() throws {
-    let service = try TinyModel.service {
+    let pace = Pace()  // until requests have met in the pool
+    let service = try TinyModel.service(pace: pace) {
       $0.cacheTokens = 160
       $0.blockTokens = 8
       $0.maxSequences = 16
@@ -315,6 +316,7 @@ struct ServiceTests {
         let which = (worker + turn) % bodies.count
         let got = try? text(client, bodies[which])
         if got.map({ $0.utf8.elementsEqual(expected[which].utf8) }) != true { wrong.set() }
+        if let count = try? metric(service, "vllm:num_preemptions_total\(Self.vllm)"), count > 0 { pace.release() }
       }
     }
     #expect(!wrong.isSet)
