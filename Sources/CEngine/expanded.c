@@ -31,7 +31,8 @@ static void expand(const expanded_context *c, const qk_matrix *w, float *out, vo
   if (w->layout == QK_FILE) {
     kernels->matmul_exact(w, 0, w->rows, job->latents, job->c, NULL, keys, out, w->rows, scratch);
   } else {
-    const void *x = qk_activation_for(w->type) == QK_ACT_Q8 ? job->latent_forms.q8 : job->latent_forms.bf16;
+    const qk_activation form = qk_activation_for(w->type);
+    const void *x = form == QK_ACT_Q8 ? job->latent_forms.q8 : form == QK_ACT_BF16 ? job->latent_forms.bf16 : job->latent_forms.int16;
     kernels->matmul_fast(w, 0, w->rows, x, NULL, keys, out, w->rows, scratch);
   }
 }

@@ -1,11 +1,13 @@
 // Brings weights from the mapped file into the engine's memory, in pieces that the workers claim. See quire_engine.h.
+#include <string.h>
+
 #include "engine_jobs.h"
 
 static qk_int rounded(qk_int bytes) { return (bytes + 63) / 64 * 64; }
 
 qk_int qe_transpose_scratch_bytes(qk_int rows, qk_int columns) {
   qk_int floats = rounded(rows * columns * (qk_int)sizeof(float));
-  return 2 * floats + rounded(rows * columns * (qk_int)sizeof(uint16_t));
+  return 2 * floats + rounded(columns * qk_row_bytes(QK_INT16, rows)) + qk_activation_bytes(QK_ACT_INT16, rows);
 }
 
 static void transpose(const qk_kernels *kernels, const qe_load_piece *piece, uint8_t *scratch) {
@@ -18,10 +20,15 @@ static void transpose(const qk_kernels *kernels, const qe_load_piece *piece, uin
     return;
   }
   float *turned = (float *)(scratch + floats);
-  uint16_t *halves = (uint16_t *)(scratch + 2 * floats);
+  uint8_t *integers = scratch + 2 * floats, *one = integers + rounded(columns * qk_row_bytes(QK_INT16, rows));
   qk_transpose_f32(plain, rows, columns, columns, turned, rows);
-  kernels->f32_to_bf16(turned, halves, rows * columns);
-  qk_matrix source = qk_file_matrix(QK_BF16, halves, columns, rows, NULL);
+  // A row of activations is a row of the matrix: integers of one scale.
+  qk_matrix source = qk_file_matrix(QK_INT16, integers, columns, rows, NULL);
+  for (qk_int i = 0; i < columns; i++) {
+    kernels->quantize_activations(QK_ACT_INT16, turned + i * rows, rows, 1, rows, one);
+    memcpy(integers + i * source.row_bytes, one, sizeof(float));
+    memcpy(integers + i * source.row_bytes + sizeof(float), one + 64, (size_t)source.row_bytes - sizeof(float));
+  }
   qk_pack(source, piece->destination, 0, qk_group_count(columns));
 }
 
@@ -43,7 +50,7 @@ static void load_piece(void *context, qk_int i, qk_int worker) {
       qk_pack(piece->source, piece->destination, piece->begin, piece->end);
       break;
     case QE_LOAD_TRANSPOSE_F32:
-    case QE_LOAD_TRANSPOSE_BF16:
+    case QE_LOAD_TRANSPOSE_INT16:
       transpose(c->workers.kernels, piece, qk_pool_scratch(c->workers.pool, worker));
       break;
   }

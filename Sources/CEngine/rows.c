@@ -7,12 +7,14 @@ void qe_emit(const qk_kernels *kernels, const qe_activations *out, qk_int row, q
   const float *x = out->f32 + row * out->f32_stride;
   if (out->q8) kernels->quantize_activations(QK_ACT_Q8, x, width, 1, width, (uint8_t *)out->q8 + row * out->q8_bytes);
   if (out->bf16) kernels->quantize_activations(QK_ACT_BF16, x, width, 1, width, (uint8_t *)out->bf16 + row * out->bf16_bytes);
+  if (out->int16) kernels->quantize_activations(QK_ACT_INT16, x, width, 1, width, (uint8_t *)out->int16 + row * out->int16_bytes);
 }
 
 void qe_emit_head(const qk_kernels *kernels, const qe_head_activations *out, qk_int head, qk_int row, const float *x, qk_int width) {
   qk_int place = head * out->capacity + row;
   if (out->q8) kernels->quantize_activations(QK_ACT_Q8, x, width, 1, width, (uint8_t *)out->q8 + place * out->q8_bytes);
   if (out->bf16) kernels->quantize_activations(QK_ACT_BF16, x, width, 1, width, (uint8_t *)out->bf16 + place * out->bf16_bytes);
+  if (out->int16) kernels->quantize_activations(QK_ACT_INT16, x, width, 1, width, (uint8_t *)out->int16 + place * out->int16_bytes);
 }
 
 // One row is one job; below this many floats in all the caller does them alone, which is cheaper than waking anybody.
@@ -97,7 +99,7 @@ static void quantize_row(void *context, qk_int i, qk_int worker) {
 }
 
 void qe_run_quantize(qe_workers workers, const qe_quantize *job) {
-  if (!job->rows.q8 && !job->rows.bf16) return;
+  if (!job->rows.q8 && !job->rows.bf16 && !job->rows.int16) return;
   row_context context = {workers.kernels, job};
   qe_run_rows(workers, quantize_row, &context, job->count, job->width);
 }

@@ -5,10 +5,28 @@
 #include "formats.h"
 
 // f32, bf16: latent [c], then rope [r], both in that type.
+// int16: f32 scales of the latent and of the rope key, then int16 latent [c], int16 rope [r], each part made by qk_int16_scale's rule.
 // int8: f32 scales [ceil(c / 64)], then bf16 rope [r], then int8 latent [c].
 // int6: bf16 scales [ceil(c / 32)], then bf16 rope [r], then latents of 6 bits, 4 in 3 bytes: latent i lies in bits 6 * (i % 4) ... + 5 of
 // the little-endian 24-bit word i / 4, as a signed number. The latents that fill up the last word are 0.
 // A latent is its number times the scale of its group.
+
+/// Rows of 16-bit integers share one scale: |x| / QK_INT16_NORM, so that the Euclidean norm of the integers is at most about 2^15. Each of
+/// them then fits into 16 bits, and by the inequality of Cauchy and Schwarz every sum of products of two such rows, whole or in part, into 32.
+enum { QK_INT16_NORM = 32700, QK_INT16_SCALES_BYTES = 8 };
+
+/// What put_int16 of every variant agrees on, for a row whose squares (divided by largest^2 if not `plain`) sum to `squares`: integers are
+/// x * first * second, rounded. A row with Inf or NaN gets the scale NaN, so that it shows.
+typedef struct qk_int16_rule {
+  float scale, first, second;
+} qk_int16_rule;
+
+/// Whether a sum of squares is so far from overflow and underflow that no division by the largest magnitude is needed.
+static inline bool qk_int16_is_plain(float squares) { return squares >= 1e-24f && squares <= 1e30f; }
+
+static inline qk_int16_rule qk_int16_scale(float norm, float largest) {
+  return (qk_int16_rule){.scale = largest * (norm / QK_INT16_NORM), .first = 1.0f / largest, .second = QK_INT16_NORM / norm};
+}
 
 /// Latents that share a scale; 0 where there are no scales.
 static inline qk_int qk_cache_latents_per_scale(qk_cache_type type) {
@@ -19,6 +37,7 @@ static inline qk_int qk_cache_rope_offset(qk_cache_type type, qk_int c) {
   switch (type) {
     case QK_CACHE_F32: return 4 * c;
     case QK_CACHE_BF16: return 2 * c;
+    case QK_CACHE_INT16: return QK_INT16_SCALES_BYTES + 2 * c;
     case QK_CACHE_INT8: return (c + QK_INT8_LATENTS_PER_SCALE - 1) / QK_INT8_LATENTS_PER_SCALE * 4;
     case QK_CACHE_INT6: return (c + QK_INT6_LATENTS_PER_SCALE - 1) / QK_INT6_LATENTS_PER_SCALE * 2;
   }
@@ -26,6 +45,7 @@ static inline qk_int qk_cache_rope_offset(qk_cache_type type, qk_int c) {
 }
 
 static inline qk_int qk_cache_latent_offset(qk_cache_type type, qk_int c, qk_int r) {
+  if (type == QK_CACHE_INT16) return QK_INT16_SCALES_BYTES;
   return qk_cache_latents_per_scale(type) ? qk_cache_rope_offset(type, c) + 2 * r : 0;
 }
 

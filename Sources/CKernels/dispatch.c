@@ -41,11 +41,12 @@ const qk_kernels *qk_kernels_best(void) {
 
 qk_activation qk_activation_for(qk_type weights) {
   const qk_format *f = qk_format_of(weights);
+  if (weights == QK_INT16) return QK_ACT_INT16;
   return f && f->decode ? QK_ACT_Q8 : QK_ACT_BF16;
 }
 
 qk_int qk_activation_bytes(qk_activation kind, qk_int columns) {
-  const qk_int lines = kind == QK_ACT_Q8 ? (columns + 31) / 32 : (2 * columns + 63) / 64;
+  const qk_int lines = kind == QK_ACT_Q8 ? (columns + 31) / 32 : (2 * columns + 63) / 64 + (kind == QK_ACT_INT16);
   return (lines | 1) * 64;  // an odd number of cache lines, so that the same column of many tokens does not fall into one cache set
 }
 
@@ -57,14 +58,16 @@ qk_int qk_cache_row_bytes(qk_cache_type type, qk_int c, qk_int r) {
   const qk_int scaled = qk_cache_latent_offset(type, c, r);  // 0 where the latent comes first
   const qk_int bytes = type == QK_CACHE_F32    ? 4 * (c + r)
                        : type == QK_CACHE_BF16 ? 2 * (c + r)
+                       : type == QK_CACHE_INT16 ? QK_INT16_SCALES_BYTES + 2 * (c + r)
                        : type == QK_CACHE_INT8 ? scaled + c
                                                : scaled + qk_int6_bytes(c);
   return (bytes + 3) / 4 * 4;
 }
 
 qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_width) {
-  const qk_int key = (key_width + 63) / 64 * 64, value = (value_width + 63) / 64 * 64, padded_rows = (rows + 15) / 16 * 16;
-  const qk_int queries = padded_rows * key, tile = QK_KEY_TILE * (key + value), row = key + value, part = padded_rows * (value + 2);
+  // Latent and rope are padded each by itself.
+  const qk_int key = (key_width + 63) / 64 * 64 + 64, value = (value_width + 63) / 64 * 64, padded_rows = (rows + 15) / 16 * 16;
+  const qk_int queries = padded_rows * key, tile = QK_KEY_TILE * (key + value), row = key + value, part = padded_rows * (value + 4);
   return 4 * (queries + tile + row + part) + 4096;
 }
 

@@ -1,18 +1,20 @@
 // The table of weight formats, matrix views, and the packed layout: in each group of 16 rows the same field of the same block
 // of all rows lies together, in units of 4 bytes for the quants (what one VNNI lane eats), 1 or 2 for scales.
-// A permutation of the file's bytes: bits per weight are kept and packing can be undone.
+// A permutation of the file's bytes (Q8_0: its quants 128 larger, as VNNI wants them): bits per weight are kept and packing can be undone.
 #include "formats.h"
 
 static float value_f32(const uint8_t *p) { return qk_float_of_bits(qk_load32(p)); }
 static float value_f16(const uint8_t *p) { return qk_float_of_f16(qk_load16(p)); }
 static float value_bf16(const uint8_t *p) { return qk_float_of_bf16(qk_load16(p)); }
 static float value_f8(const uint8_t *p) { return qk_float_of_f8(*p); }
+static float value_int16(const uint8_t *p) { return (float)(int16_t)qk_load16(p); }  // without the row's scale
 
 const qk_format *qk_format_of(qk_type type) {
   static const qk_format f32 = {1, 4, 0, false, NULL, value_f32, {{0, 4, 4}}};
   static const qk_format f16 = {1, 2, 0, false, NULL, value_f16, {{0, 2, 2}}};
   static const qk_format bf16 = {1, 2, 0, false, NULL, value_bf16, {{0, 2, 2}}};
   static const qk_format f8 = {1, 1, 0, false, NULL, value_f8, {{0, 1, 1}}};
+  static const qk_format int16 = {1, 2, 0, false, NULL, value_int16, {{0, 2, 2}}};
   static const qk_format q4_0 = {32, 18, 32, false, qk_decode_q4_0, NULL, {{0, 2, 2}, {2, 16, 4}}};
   static const qk_format q4_1 = {32, 20, 32, true, qk_decode_q4_1, NULL, {{0, 2, 2}, {2, 2, 2}, {4, 16, 4}}};
   static const qk_format q5_0 = {32, 22, 32, false, qk_decode_q5_0, NULL, {{0, 2, 2}, {2, 4, 4}, {6, 16, 4}}};
@@ -30,6 +32,7 @@ const qk_format *qk_format_of(qk_type type) {
     case QK_F16: return &f16;
     case QK_BF16: return &bf16;
     case QK_F8_E4M3: return &f8;
+    case QK_INT16: return &int16;
     case QK_Q4_0: return &q4_0;
     case QK_Q4_1: return &q4_1;
     case QK_Q5_0: return &q5_0;
@@ -60,6 +63,7 @@ qk_int qk_block_bytes(qk_type type) {
 
 qk_int qk_row_bytes(qk_type type, qk_int columns) {
   const qk_format *f = qk_format_of(type);
+  if (type == QK_INT16) return QK_INT16_HEAD_BYTES + (columns + 1) / 2 * 4;
   return f ? columns / f->elements * f->bytes : 0;
 }
 
@@ -88,6 +92,12 @@ qk_matrix qk_packed_matrix(qk_matrix source, void *destination) {
   return source;
 }
 
+/// Four signed bytes <-> 128 larger.
+static void flip_bytes(uint8_t *p) {
+  const uint32_t flipped = qk_load32(p) ^ 0x80808080u;
+  memcpy(p, &flipped, 4);
+}
+
 /// One row of one group; pack moves file -> packed, else packed -> file.
 static void move_blocks(const qk_format *f, qk_int blocks, uint8_t *file, uint8_t *packed, int row, bool pack) {
   for (qk_int b = 0; b < blocks; b++, file += f->bytes, packed += f->bytes * QK_ROW_GROUP) {
@@ -96,6 +106,7 @@ static void move_blocks(const qk_format *f, qk_int blocks, uint8_t *file, uint8_
       for (int u = 0; u < field->length; u += field->unit, at += field->unit * QK_ROW_GROUP) {
         uint8_t *in_file = file + field->offset + u, *in_packed = at + row * field->unit;
         memcpy(pack ? in_packed : in_file, pack ? in_file : in_packed, field->unit);
+        if (f->decode == qk_decode_q8_0 && field->unit == 4) flip_bytes(pack ? in_packed : in_file);
       }
   }
 }

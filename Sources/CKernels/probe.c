@@ -13,7 +13,7 @@ static const qk_int PROBE_BYTES = 256 << 20;
 
 typedef struct probe {
   const qk_kernels *kernels;
-  const uint64_t *memory;
+  const uint8_t *memory;
   _Atomic uint64_t sum;
   _Atomic qk_int operations;
 } probe;
@@ -27,13 +27,8 @@ static double seconds_now(void) {
 static void read_job(void *context, qk_int job, qk_int worker) {
   (void)worker;
   probe *p = context;
-  const qk_int words = PROBE_BYTES / PROBE_JOBS / 8;
-  const uint64_t *x = p->memory + job * words;
-  uint64_t sum[8] = {0};
-  for (qk_int i = 0; i < words; i += 8)
-    for (int j = 0; j < 8; j++) sum[j] += x[i + j];
-  for (int j = 1; j < 8; j++) sum[0] += sum[j];
-  atomic_fetch_add_explicit(&p->sum, sum[0], memory_order_relaxed);
+  const qk_int bytes = PROBE_BYTES / PROBE_JOBS;
+  atomic_fetch_add_explicit(&p->sum, p->kernels->peak_read(p->memory + job * bytes, bytes), memory_order_relaxed);
 }
 
 static void int8_job(void *context, qk_int job, qk_int worker) {
@@ -46,6 +41,12 @@ static void bf16_job(void *context, qk_int job, qk_int worker) {
   (void)job, (void)worker;
   probe *p = context;
   atomic_fetch_add_explicit(&p->operations, p->kernels->peak_bf16(PROBE_ROUNDS), memory_order_relaxed);
+}
+
+static void int16_job(void *context, qk_int job, qk_int worker) {
+  (void)job, (void)worker;
+  probe *p = context;
+  atomic_fetch_add_explicit(&p->operations, p->kernels->peak_int16(PROBE_ROUNDS), memory_order_relaxed);
 }
 
 /// The shortest of some runs.
@@ -62,7 +63,7 @@ static double seconds_of(qk_pool *pool, qk_job job, probe *p) {
 }
 
 qk_limits qk_pool_measure(qk_pool *pool, const qk_kernels *kernels) {
-  qk_limits limits = {0, 0, 0};
+  qk_limits limits = {0, 0, 0, 0};
   void *memory = mmap(NULL, (size_t)PROBE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return limits;
   madvise(memory, (size_t)PROBE_BYTES, MADV_HUGEPAGE);
@@ -73,6 +74,8 @@ qk_limits qk_pool_measure(qk_pool *pool, const qk_kernels *kernels) {
   limits.int8_per_second = (double)atomic_load(&p.operations) / seconds;
   seconds = seconds_of(pool, bf16_job, &p);
   limits.bf16_per_second = (double)atomic_load(&p.operations) / seconds;
+  seconds = seconds_of(pool, int16_job, &p);
+  limits.int16_per_second = (double)atomic_load(&p.operations) / seconds;
   munmap(memory, (size_t)PROBE_BYTES);
   return limits;
 }

@@ -38,5 +38,10 @@ void qk_scalar_attention_finish(const qk_softmax_state *s, qk_int rows, qk_int w
 
 qk_int qk_scalar_peak_int8(qk_int rounds);
 qk_int qk_scalar_peak_bf16(qk_int rounds);
+qk_int qk_scalar_peak_int16(qk_int rounds);
+uint64_t qk_scalar_peak_read(const void *memory, qk_int bytes);
+
+/// A row as 16-bit integers (cache.h), unaligned; returns its scale.
+float qk_scalar_put_int16(const float *x, qk_int count, void *out);
 
 #endif

@@ -41,6 +41,36 @@ static void store_int6_group(const float *x, qk_int count, void *scale_out, uint
   }
 }
 
+/// Squares of x * factor in 16 chains (chain i: elements i, i + 16 ...), folded as the vector variants fold their lanes.
+static float sum_of_squares(const float *x, qk_int count, float factor) {
+  float sum[16] = {0};
+  for (qk_int i = 0; i < count; i++) {
+    const float v = x[i] * factor;
+    sum[i % 16] += v * v;
+  }
+  for (int width = 8; width >= 4; width /= 2)
+    for (int i = 0; i < width; i++) sum[i] += sum[i + width];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+float qk_scalar_put_int16(const float *x, qk_int count, void *out) {
+  float squares = sum_of_squares(x, count, 1), largest = 1;
+  if (!qk_int16_is_plain(squares)) {
+    largest = qk_float_of_bits(largest_bits(x, count));
+    if (!(largest >= 1e-30f && largest <= 3.4028235e38f)) {
+      memset(out, 0, (size_t)count * 2);
+      return largest < 1e-30f ? 0 : NAN;
+    }
+    squares = sum_of_squares(x, count, 1.0f / largest);
+  }
+  const qk_int16_rule rule = qk_int16_scale(sqrtf(squares), largest);
+  for (qk_int i = 0; i < count; i++) {
+    const int16_t q = (int16_t)lrintf(x[i] * rule.first * rule.second);
+    memcpy((uint8_t *)out + 2 * i, &q, 2);
+  }
+  return rule.scale;
+}
+
 void qk_scalar_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const float *latent, const float *rope, void *row) {
   uint8_t *out = row;
   if (type == QK_CACHE_F32) {
@@ -49,6 +79,9 @@ void qk_scalar_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const flo
   } else if (type == QK_CACHE_BF16) {
     qk_scalar_f32_to_bf16(latent, (uint16_t *)out, c);
     qk_scalar_f32_to_bf16(rope, (uint16_t *)out + c, r);
+  } else if (type == QK_CACHE_INT16) {
+    const float scales[2] = {qk_scalar_put_int16(latent, c, out + QK_INT16_SCALES_BYTES), qk_scalar_put_int16(rope, r, out + QK_INT16_SCALES_BYTES + 2 * c)};
+    memcpy(out, scales, sizeof scales);
   } else {
     const qk_int group = qk_cache_latents_per_scale(type);
     uint8_t *q = out + qk_cache_latent_offset(type, c, r);
@@ -66,6 +99,7 @@ static float load_latent(const qk_pages *p, const uint8_t *row, qk_int i) {
   switch (p->type) {
     case QK_CACHE_F32: return qk_float_of_bits(qk_load32(row + 4 * i));
     case QK_CACHE_BF16: return qk_float_of_bf16(qk_load16(row + 2 * i));
+    case QK_CACHE_INT16: return qk_float_of_bits(qk_load32(row)) * (float)(int16_t)qk_load16(q + 2 * i);
     case QK_CACHE_INT8: return qk_float_of_bits(qk_load32(row + i / QK_INT8_LATENTS_PER_SCALE * 4)) * (float)(int8_t)q[i];
     case QK_CACHE_INT6: return qk_float_of_bf16(qk_load16(row + i / QK_INT6_LATENTS_PER_SCALE * 2)) * (float)qk_int6_at(q, i);
   }
@@ -76,7 +110,8 @@ static void load_row(const qk_pages *p, qk_int position, float *latent, float *r
   const uint8_t *row = qk_cache_row(p, position), *k = row + qk_cache_rope_offset(p->type, p->c);
   for (qk_int i = 0; latent && i < p->c; i++) latent[i] = load_latent(p, row, i);
   for (qk_int i = 0; rope && i < p->r; i++)
-    rope[i] = p->type == QK_CACHE_F32 ? qk_float_of_bits(qk_load32(k + 4 * i)) : qk_float_of_bf16(qk_load16(k + 2 * i));
+    rope[i] = p->type == QK_CACHE_INT16 ? qk_float_of_bits(qk_load32(row + 4)) * (float)(int16_t)qk_load16(k + 2 * i)
+              : p->type == QK_CACHE_F32 ? qk_float_of_bits(qk_load32(k + 4 * i)) : qk_float_of_bf16(qk_load16(k + 2 * i));
 }
 
 void qk_scalar_cache_load_rows(const qk_pages *pages, qk_int begin, qk_int end, float *latent, qk_int latent_stride, float *rope,

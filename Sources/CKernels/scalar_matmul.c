@@ -12,7 +12,7 @@ static float f8_scale(const qk_matrix *w, qk_int row, qk_int column) {
 
 /// Elements [first, first + count) of a row; first is the start of a block, count at most a block (any count for plain numbers).
 static void dequantize(const qk_matrix *w, const qk_format *f, const uint8_t *file_row, qk_int row, qk_int first, qk_int count, float *out) {
-  const uint8_t *at = file_row + first / f->elements * f->bytes;
+  const uint8_t *at = file_row + first / f->elements * f->bytes + (w->type == QK_INT16 ? QK_INT16_HEAD_BYTES : 0);
   if (f->decode) {
     qk_block b;
     f->decode(at, &b);
@@ -24,6 +24,8 @@ static void dequantize(const qk_matrix *w, const qk_format *f, const uint8_t *fi
     for (qk_int i = 0; i < count; i++) out[i] = f->value(at + i * f->bytes);
     if (w->type == QK_F8_E4M3)
       for (qk_int i = 0; i < count; i++) out[i] *= f8_scale(w, row, first + i);
+    if (w->type == QK_INT16)
+      for (qk_int i = 0; i < count; i++) out[i] *= qk_float_of_bits(qk_load32(file_row));
   }
 }
 
@@ -83,6 +85,10 @@ void qk_scalar_quantize_activations(qk_activation kind, const float *x, qk_int x
     uint8_t *at = (uint8_t *)out + t * bytes;
     if (kind == QK_ACT_Q8) {
       quantize_q8(x + t * x_stride, columns, (qk_act_block *)at);
+    } else if (kind == QK_ACT_INT16) {
+      memset(at, 0, (size_t)bytes);
+      const float scale = qk_scalar_put_int16(x + t * x_stride, columns, at + QK_INT16_ACTIVATION_HEAD_BYTES);
+      memcpy(at, &scale, 4);
     } else {
       memset(at + columns * 2, 0, (size_t)(bytes - columns * 2));
       qk_scalar_f32_to_bf16(x + t * x_stride, (uint16_t *)at, columns);
@@ -118,6 +124,13 @@ static float dot_bf16(const qk_matrix *w, const qk_format *f, const uint8_t *fil
   return y;
 }
 
+static float dot_int16(const uint8_t *file_row, const uint8_t *x, qk_int columns) {
+  uint32_t sum = 0;  // wraps where a row breaks the rule of cache.h, as the vector variants do
+  for (qk_int k = 0; k < columns; k++)
+    sum += (uint32_t)((int16_t)qk_load16(file_row + QK_INT16_HEAD_BYTES + 2 * k) * (int16_t)qk_load16(x + QK_INT16_ACTIVATION_HEAD_BYTES + 2 * k));
+  return (float)(int32_t)sum * (qk_float_of_bits(qk_load32(file_row)) * qk_float_of_bits(qk_load32(x)));
+}
+
 void qk_scalar_matmul_fast(const qk_matrix *w, qk_int begin, qk_int end, const void *activations, const int32_t *index, qk_int tokens,
                            float *y, qk_int y_stride, void *scratch) {
   const qk_format *f = qk_format_of(w->type);
@@ -127,7 +140,8 @@ void qk_scalar_matmul_fast(const qk_matrix *w, qk_int begin, qk_int end, const v
     const uint8_t *file_row = (const uint8_t *)scratch + i % QK_ROW_GROUP * row_bytes;
     for (qk_int t = 0; t < tokens; t++) {
       const uint8_t *xt = (const uint8_t *)activations + (index ? index[t] : t) * x_bytes;
-      y[t * y_stride + i] = f->decode ? dot_q8(f, file_row, (const qk_act_block *)xt, w->columns) : dot_bf16(w, f, file_row, i, xt);
+      y[t * y_stride + i] = w->type == QK_INT16 ? dot_int16(file_row, xt, w->columns)
+                            : f->decode ? dot_q8(f, file_row, (const qk_act_block *)xt, w->columns) : dot_bf16(w, f, file_row, i, xt);
     }
   }
 }

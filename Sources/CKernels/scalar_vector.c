@@ -92,6 +92,15 @@ qk_int qk_scalar_peak_int8(qk_int rounds) {
   return 2 * rounds;
 }
 
+qk_int qk_scalar_peak_int16(qk_int rounds) { return qk_scalar_peak_int8(rounds); }
+
+uint64_t qk_scalar_peak_read(const void *memory, qk_int bytes) {
+  const uint64_t *x = memory;
+  uint64_t sum = 0;
+  for (qk_int i = 0; i < bytes / 8; i++) sum += x[i];
+  return sum;
+}
+
 qk_int qk_scalar_peak_bf16(qk_int rounds) {
   volatile float sum = 0;
   for (qk_int i = 0; i < rounds; i++) sum = sum + 1.0f * 1.0f;

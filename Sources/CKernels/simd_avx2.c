@@ -13,6 +13,7 @@ QK_STRICT_FLOAT
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #include "simd_avx2.h"
 #include "simd_shared.h"
+#include "simd_body_int16.h"
 #include "simd_body_vector.h"
 #include "simd_body_exact.h"
 #include "simd_body_unpack.h"
@@ -20,6 +21,7 @@ QK_STRICT_FLOAT
 #include "simd_body_plain.h"
 #include "simd_body_cache.h"
 #include "simd_body_attention.h"
+#include "simd_body_attention16.h"
 #include "simd_body_tiles.h"
 #include "simd_body_peak.h"
 #pragma clang attribute pop

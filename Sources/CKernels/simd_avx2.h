@@ -6,7 +6,7 @@ typedef struct { __m256i a, b; } vi;
 typedef vi vb;
 
 // SIGNED_WIDE: 8-bit weights stay signed, because maddubs would saturate with weights above 128.
-enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, SIGNED_WIDE = 1 };
+enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, SIGNED_WIDE = 1 };
 
 #define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
 #define EACH_I(expr_a, expr_b) ((vi){expr_a, expr_b})
@@ -96,6 +96,9 @@ INLINE vi i_of_i6(__m128i x) {
   return i_sra(EACH_I(_mm256_sllv_epi32(low, up), _mm256_sllv_epi32(high, up)), 26);
 }
 INLINE __m256i i16_of_i(vi x) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8); }
+INLINE vi i_of_i16(const void *p) {
+  return EACH_I(_mm256_cvtepi16_epi32(_mm_loadu_si128(p)), _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i_u *)p + 1)));
+}
 /// The low 16 bits of each lane.
 INLINE __m256i u16_of_i(vi x) {
   const __m256i low = _mm256_set1_epi32(0xFFFF);
@@ -123,6 +126,9 @@ INLINE vi i_where_nan(vf test, vi x, vi y) {
 /// 2^n for -126 <= n <= 127.
 INLINE vf f_power_of_two(vf n) { return f_of_bits(i_sll(i_add(i_of_f(n), i_set1(127)), 23)); }
 
+/// x 2^n for whole -126 <= n <= 0.
+INLINE vf f_scale2(vf x, vf n) { return f_mul(x, f_power_of_two(n)); }
+
 INLINE vb b_load(const void *p) { return i_load(p); }
 INLINE void b_store(void *p, vb v) {
   _mm256_storeu_si256(p, v.a);
@@ -148,8 +154,56 @@ INLINE vb b_where_bit(vb x, vb mask, uint8_t value) {
   const vb hit = b_and(x, mask);
   return b_and(EACH_I(_mm256_cmpeq_epi8(hit.a, mask.a), _mm256_cmpeq_epi8(hit.b, mask.b)), b_set1(value));
 }
-/// Signed weights as a file has them -> what i_dot wants for "wide" weights: signed.
-INLINE vb b_wide(vb x) { return x; }
+/// The packed layout's 8-bit weights, 128 too large, as signed ones: what i_dot wants for "wide" weights here.
+INLINE vb b_signed(vb x) {
+  const __m256i top = _mm256_set1_epi8((char)0x80);
+  return EACH_I(_mm256_xor_si256(x.a, top), _mm256_xor_si256(x.b, top));
+}
+
+/// 32 words of two rows, x and y -> pairs (x, y) of the even and of the odd ones.
+INLINE void w_pairs(vb x, vb y, vb *even, vb *odd) {
+  *even = EACH_I(_mm256_blend_epi16(x.a, _mm256_slli_epi32(y.a, 16), 0xAA), _mm256_blend_epi16(x.b, _mm256_slli_epi32(y.b, 16), 0xAA));
+  *odd = EACH_I(_mm256_blend_epi16(_mm256_srli_epi32(x.a, 16), y.a, 0xAA), _mm256_blend_epi16(_mm256_srli_epi32(x.b, 16), y.b, 0xAA));
+}
+INLINE vf zip_half(__m256 even, __m256 odd) {
+  const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+  return EACH_F(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+/// The even and the odd of 32 numbers -> the first and the last 16.
+INLINE void f_zip(vf even, vf odd, vf *first, vf *last) {
+  *first = zip_half(even.a, odd.a);
+  *last = zip_half(even.b, odd.b);
+}
+
+/// Eight rows of 8 words -> out[j * stride + i] = row i, word j.
+INLINE void transpose_words8(const uint32_t *const *rows, qk_int at, uint32_t *out, qk_int stride) {
+  __m256i a[8], b[8];
+  for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_si256((const __m256i_u *)(rows[i] + at));
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+    a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+    a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+  for (int w = 0; w < 4; w++) {
+    _mm256_storeu_si256((__m256i_u *)(out + w * stride), _mm256_permute2x128_si256(a[w], a[4 + w], 0x20));
+    _mm256_storeu_si256((__m256i_u *)(out + (4 + w) * stride), _mm256_permute2x128_si256(a[w], a[4 + w], 0x31));
+  }
+}
+/// Sixteen rows of 16 words (32 bits, any alignment) -> out[j * stride + i] = row i, word j.
+INLINE void transpose_words(const uint32_t *const *rows, uint32_t *out, qk_int stride) {
+  for (int i = 0; i < 16; i += 8)
+    for (int j = 0; j < 16; j += 8) transpose_words8(rows + i, j, out + j * stride + i, stride);
+}
+
+/// acc + for each of 16 lanes: 2 products of 16-bit numbers.
+INLINE vi i_dot16(vi acc, vi x, vi y) {
+  return EACH_I(_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b)));
+}
 
 INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, bool wide) {
   // Wide: |w| <= 128 and |x| <= 127, so a pair sum is at most 32512. Narrow: w < 64, at most 16002. Neither saturates.

@@ -5,7 +5,7 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
 
-enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, SIGNED_WIDE = 0 };
+enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, SIGNED_WIDE = 0 };
 
 INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 INLINE vf f_load(const void *p) { return _mm512_loadu_ps(p); }
@@ -58,6 +58,8 @@ INLINE vi i_of_i6(__m128i a) {
   const __m512i up = _mm512_broadcast_i32x4(_mm_setr_epi32(26, 20, 14, 8));
   return i_sra(_mm512_sllv_epi32(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(a), word), up), 26);
 }
+INLINE __m256i i16_of_i(vi a) { return _mm512_cvtsepi32_epi16(a); }
+INLINE vi i_of_i16(const void *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256(p)); }
 INLINE __m128i i8_of_i(vi a) { return _mm512_cvtsepi32_epi8(a); }
 INLINE vf f_of_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 INLINE vf f_of_bf16(const void *p) { return f_of_bits(i_sll(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16)); }
@@ -67,6 +69,9 @@ INLINE vf f_of_f16_halves(vi a) { return _mm512_cvtph_ps(u16_of_i(a)); }
 INLINE vi i_where_nan(vf test, vi a, vi b) { return _mm512_mask_mov_epi32(a, _mm512_cmp_ps_mask(test, test, _CMP_UNORD_Q), b); }
 /// 2^n for -126 <= n <= 127.
 INLINE vf f_power_of_two(vf n) { return f_of_bits(i_sll(i_add(i_of_f(n), i_set1(127)), 23)); }
+
+/// x 2^n for whole -126 <= n <= 0.
+INLINE vf f_scale2(vf x, vf n) { return _mm512_scalef_ps(x, n); }
 
 INLINE vb b_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE void b_store(void *p, vb v) { _mm512_storeu_si512(p, v); }
@@ -81,8 +86,46 @@ INLINE vb b_lookup(__m128i table, vb index) { return _mm512_shuffle_epi8(_mm512_
 INLINE vb b_shuffle4(vb a, __m128i index) { return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(index)); }
 /// `value` in the bytes that have a bit of mask, 0 elsewhere.
 INLINE vb b_where_bit(vb a, vb mask, uint8_t value) { return _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a, mask), b_set1(value)); }
-/// Signed weights as a file has them -> what i_dot wants for "wide" weights.
-INLINE vb b_wide(vb a) { return _mm512_xor_si512(a, b_set1(0x80)); }
+/// The packed layout's 8-bit weights, 128 too large, as signed ones.
+INLINE vb b_signed(vb a) { return _mm512_xor_si512(a, b_set1(0x80)); }
+
+/// 32 words of two rows, a and b -> pairs (a, b) of the even and of the odd ones.
+INLINE void w_pairs(vb a, vb b, vb *even, vb *odd) {
+  const vb low = _mm512_set1_epi32(0xFFFF);
+  *even = _mm512_ternarylogic_epi32(low, a, _mm512_slli_epi32(b, 16), 0xCA);  // low ? a : b
+  *odd = _mm512_ternarylogic_epi32(low, _mm512_srli_epi32(a, 16), b, 0xCA);
+}
+/// The even and the odd of 32 numbers -> the first and the last 16.
+INLINE void f_zip(vf even, vf odd, vf *first, vf *last) {
+  *first = _mm512_permutex2var_ps(even, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), odd);
+  *last = _mm512_permutex2var_ps(even, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), odd);
+}
+
+/// Sixteen rows of 16 words (32 bits, any alignment) -> out[j * stride + i] = row i, word j. Quarters of four rows are brought together
+/// by loads, which leaves half the shuffles.
+INLINE void transpose_words(const uint32_t *const *rows, uint32_t *out, qk_int stride) {
+  vb a[16], b[16];
+  for (int q = 0; q < 4; q++)
+    for (int i = 0; i < 4; i++) {
+      vb v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i_u *)(rows[i] + 4 * q)));
+      v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i_u *)(rows[4 + i] + 4 * q)), 1);
+      v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i_u *)(rows[8 + i] + 4 * q)), 2);
+      a[4 * q + i] = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i_u *)(rows[12 + i] + 4 * q)), 3);
+    }
+  for (int q = 0; q < 16; q += 4) {  // four words of rows i, 4 + i, 8 + i, 12 + i: a transposition of 4 by 4 in each lane
+    b[q] = _mm512_unpacklo_epi32(a[q], a[q + 1]);
+    b[q + 1] = _mm512_unpackhi_epi32(a[q], a[q + 1]);
+    b[q + 2] = _mm512_unpacklo_epi32(a[q + 2], a[q + 3]);
+    b[q + 3] = _mm512_unpackhi_epi32(a[q + 2], a[q + 3]);
+    _mm512_storeu_si512(out + q * stride, _mm512_unpacklo_epi64(b[q], b[q + 2]));
+    _mm512_storeu_si512(out + (q + 1) * stride, _mm512_unpackhi_epi64(b[q], b[q + 2]));
+    _mm512_storeu_si512(out + (q + 2) * stride, _mm512_unpacklo_epi64(b[q + 1], b[q + 3]));
+    _mm512_storeu_si512(out + (q + 3) * stride, _mm512_unpackhi_epi64(b[q + 1], b[q + 3]));
+  }
+}
+
+/// acc + for each of 16 lanes: 2 products of 16-bit numbers.
+INLINE vi i_dot16(vi acc, vi a, vi b) { return _mm512_dpwssd_epi32(acc, a, b); }
 
 /// acc + for each of 16 rows: 4 weights (unsigned) times 4 activations (signed).
 INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {

@@ -1,14 +1,6 @@
 // Private body, compiled once per ISA: writing and reading latent cache rows (layout: cache.h). Bit for bit as the scalar
 // variant (scalar_attention.c).
 
-/// The largest magnitude, as bits: Inf is larger than all numbers, NaN larger than Inf.
-INLINE int32_t largest_bits(const float *x, qk_int count) {
-  const vi magnitude = i_set1(0x7FFFFFFF);
-  vi largest = i_set1(0);
-  for (qk_int i = 0; i < count; i += 16) largest = i_max(largest, i_and(bits_of_f(f_loadn(x + i, count - i)), magnitude));
-  return i_hmax(largest);
-}
-
 /// Up to 64 latents with one scale.
 INLINE void store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
   const int32_t bits = largest_bits(x, count);
@@ -55,6 +47,10 @@ static void v_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const floa
   } else if (type == QK_CACHE_BF16) {
     v_f32_to_bf16(latent, (uint16_t *)out, c);
     v_f32_to_bf16(rope, (uint16_t *)out + c, r);
+  } else if (type == QK_CACHE_INT16) {
+    int16_t *q = (int16_t *)(out + QK_INT16_SCALES_BYTES);
+    const float scales[2] = {put_int16(latent, c, c, q), put_int16(rope, r, r, q + c)};
+    memcpy(out, scales, sizeof scales);
   } else {
     const qk_int group = qk_cache_latents_per_scale(type);
     uint8_t *q = out + qk_cache_latent_offset(type, c, r);
@@ -90,6 +86,7 @@ static void load_latent(const qk_pages *p, const uint8_t *row, float *latent) {
   switch (p->type) {
     case QK_CACHE_F32: memcpy(latent, row, (size_t)p->c * 4); break;
     case QK_CACHE_BF16: v_bf16_to_f32((const uint16_t *)row, latent, p->c); break;
+    case QK_CACHE_INT16: load_int16(row, q, p->c, latent); break;
     case QK_CACHE_INT8: load_int8(row, q, p->c, latent); break;
     case QK_CACHE_INT6: load_int6(row, q, p->c, latent); break;
   }
@@ -98,6 +95,7 @@ static void load_latent(const qk_pages *p, const uint8_t *row, float *latent) {
 static void load_rope(const qk_pages *p, const uint8_t *row, float *rope) {
   const uint8_t *k = row + qk_cache_rope_offset(p->type, p->c);
   if (p->type == QK_CACHE_F32) memcpy(rope, k, (size_t)p->r * 4);
+  else if (p->type == QK_CACHE_INT16) load_int16(row + 4, k, p->r, rope);
   else v_bf16_to_f32((const uint16_t *)k, rope, p->r);
 }
 

@@ -148,6 +148,7 @@ static void dequantize_row(const qk_matrix *w, qk_int row, float *out) {
       for (; k < n; k++) out[k] = qk_float_of_bf16(qk_load16(from + 2 * k));
       return;
     case QK_F8_E4M3: dequantize_f8(w, from, row, out); return;
+    case QK_INT16: load_int16(from, from + QK_INT16_HEAD_BYTES, n, out); return;
     default: break;
   }
   const qk_format *f = qk_format_of(w->type);

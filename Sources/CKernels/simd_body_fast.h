@@ -2,10 +2,13 @@
 // blocks of 32 (or 16), float sums over blocks in rising order, one chain per (row, token): the bits do not depend on how
 // many tokens or rows are computed together. Between tiles of 256 columns the sums rest in scratch.
 
+/// Tokens that share an unpacked tile: their activations for 256 columns and their sums stay in the first-level cache.
+enum { TOKEN_BLOCK = 36 };
+
 /// How a format's integers become numbers. `shift`: weights are stored 128 >> shift too large (if no minima).
 typedef struct quant_kind {
   int sub, shift;
-  bool minimum, wide, flip;
+  bool minimum, wide, scale_inside;
 } quant_kind;
 
 INLINE vi start_of(const int32_t *offset, quant_kind kind) {
@@ -13,82 +16,117 @@ INLINE vi start_of(const int32_t *offset, quant_kind kind) {
   return none ? i_set1(0) : i_sra(i_set1(*offset), kind.shift);
 }
 
-/// Independent sums per token, so that few tokens do not wait for the dot product's latency. Integers: the order changes nothing.
-INLINE int chains_of(int tokens) { return DOT_CHAINS == 1 || tokens > 4 ? 1 : tokens > 2 ? 2 : 4; }
+/// Cache line `line` of the `lines` that a block fetches ahead: between the products, one at a time, because only some misses can be under
+/// way and a burst of them holds up the loads of what is at hand [M: Q4_K from memory, 6 tokens: 10.4 GB/s a core in bursts, 12.5 spread].
+INLINE void fetch(const uint8_t *ahead, int line, int lines) {
+  if (line < lines) _mm_prefetch((const char *)ahead + 64 * line, _MM_HINT_T1);
+}
 
-/// `quads` vectors of weights against the same columns (from `column` of block `at`) of `tokens` tokens.
-INLINE void dot_quads(vi *acc, const uint8_t *q, const qk_act_block *const *x, qk_int at, int column, int quads, int tokens, quant_kind kind) {
-  const int chains = chains_of(tokens);
-  vi part[4][8];
+/// Independent sums per token, so that few tokens do not wait for the dot product's latency. Integers: the order changes nothing.
+INLINE int chains_of(int sums) { return DOT_CHAINS == 1 || sums > 4 ? 1 : sums > 2 ? 2 : 4; }
+
+/// `quads` vectors of weights of each group against the same columns (from `column` of block `at`) of `tokens` tokens.
+INLINE void dot_quads(vi (*acc)[8], const uint8_t *const *q, const qk_act_block *const *x, qk_int at, int column, int quads, int groups,
+                      int tokens, quant_kind kind, const uint8_t *ahead, int lines) {
+  const int chains = chains_of(groups * tokens);
+  vi part[4][2][8];
   for (int c = 1; c < chains; c++)
-    for (int t = 0; t < tokens; t++) part[c][t] = i_set1(0);
+    for (int g = 0; g < groups; g++)
+      for (int t = 0; t < tokens; t++) part[c][g][t] = i_set1(0);
 #pragma clang loop unroll(full)
   for (int j = 0; j < quads; j++) {
-    vb w = b_load(q + 64 * j);
-    if (kind.flip) w = b_wide(w);
+    vb w[2];
+    if (groups == 1) {  // two have so much to do that a burst costs little, and so many sums that branches between would cost more
+      fetch(ahead, j, lines);
+      if (quads < 8 || j == 0) fetch(ahead, quads + j, lines);
+    }
+    for (int g = 0; g < groups; g++) {
+      w[g] = b_load(q[g] + 64 * j);
+      if (SIGNED_WIDE && kind.scale_inside) w[g] = b_signed(w[g]);
+    }
+    for (int t = 0; t < tokens; t++)
+      for (int g = 0; g < groups; g++) {
+        vi *sum = j % chains == 0 ? &acc[g][t] : &part[j % chains][g][t];
+        *sum = i_dot(*sum, w[g], (int32_t)qk_load32(x[t][at].q + column + 4 * j), kind.wide);
+      }
+  }
+  for (int g = 0; g < groups; g++)
     for (int t = 0; t < tokens; t++) {
-      vi *sum = j % chains == 0 ? &acc[t] : &part[j % chains][t];
-      *sum = i_dot(*sum, w, (int32_t)qk_load32(x[t][at].q + column + 4 * j), kind.wide);
+      if (chains == 4) part[2][g][t] = i_add(part[2][g][t], part[3][g][t]), acc[g][t] = i_add(acc[g][t], part[2][g][t]);
+      if (chains > 1) acc[g][t] = i_add(acc[g][t], part[1][g][t]);
     }
-  }
-  for (int t = 0; t < tokens; t++) {
-    if (chains == 4) part[2][t] = i_add(part[2][t], part[3][t]), acc[t] = i_add(acc[t], part[2][t]);
-    if (chains > 1) acc[t] = i_add(acc[t], part[1][t]);
-  }
 }
 
-/// Adds tile (blocks `first` ..< first + blocks) x `tokens` tokens to sums [tokens, 16].
-/// `ahead`: packed bytes to fetch meanwhile, `ahead_lines` cache lines per block.
+/// What one block of 32 columns adds to the sums of 16 rows.
+INLINE void add_block32(vf *sum, const vi *acc, const qk_act_block *const *x, qk_int at, vf scale, vf minimum, int tokens, quant_kind kind) {
+  for (int t = 0; t < tokens; t++) sum[t] = f_fma(f_mul(f_of_i(acc[t]), scale), f_set1(x[t][at].scale), sum[t]);
+  for (int t = 0; kind.minimum && t < tokens; t++) sum[t] = f_fnma(minimum, f_set1(x[t][at].scaled), sum[t]);
+}
+
+/// Two halves of 16 columns with scales of their own.
+INLINE void add_block16(vf (*sum)[8], const quant_tile *tile, const uint8_t *const *q, const qk_act_block *const *x, qk_int b, qk_int at,
+                        int groups, int tokens, quant_kind kind, const uint8_t *ahead, int lines) {
+  vf both[2][8];
+  for (int h = 0; h < 2; h++) {
+    vi acc[2][8];
+    const uint8_t *half[2] = {q[0] + 256 * h, q[groups - 1] + 256 * h};
+    for (int g = 0; g < groups; g++)
+      for (int t = 0; t < tokens; t++) acc[g][t] = start_of(&x[t][at].half[h], kind);
+    dot_quads(acc, half, x, at, 16 * h, 4, groups, tokens, kind, ahead, h == 0 ? lines : 0);
+    for (int g = 0; g < groups; g++) {
+      const vf scale = f_load(tile[g].scale + 32 * b + 16 * h);
+      for (int t = 0; t < tokens; t++) both[g][t] = h ? f_fma(f_of_i(acc[g][t]), scale, both[g][t]) : f_mul(f_of_i(acc[g][t]), scale);
+      if (!kind.minimum) continue;
+      const vf minimum = f_load(tile[g].minimum + 32 * b + 16 * h);
+      for (int t = 0; t < tokens; t++) both[g][t] = f_fnma(minimum, f_set1((float)(x[t][at].half[h] / -128)), both[g][t]);
+    }
+  }
+  for (int g = 0; g < groups; g++)
+    for (int t = 0; t < tokens; t++) sum[g][t] = f_fma(both[g][t], f_set1(x[t][at].scale), sum[g][t]);
+}
+
+/// Adds tiles (blocks `first` ..< first + blocks) of `groups` groups x `tokens` tokens to sums [groups][TOKEN_BLOCK, 16]: a token's columns,
+/// once in a register, serve all groups. `ahead`: packed bytes to fetch meanwhile, `ahead_lines` cache lines per block.
 INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk_int first, qk_int blocks, float *sums,
-                        const uint8_t *ahead, int ahead_lines, const int tokens, const quant_kind kind) {
-  vf sum[8];
-  for (int t = 0; t < tokens; t++) sum[t] = first == 0 ? f_zero() : f_load(sums + 16 * t);
+                        const uint8_t *ahead, int ahead_lines, const int groups, const int tokens, const quant_kind kind) {
+  vf sum[2][8];
+  for (int g = 0; g < groups; g++)
+    for (int t = 0; t < tokens; t++) sum[g][t] = first == 0 ? f_zero() : f_load(sums + 16 * (g * TOKEN_BLOCK + t));
   for (qk_int b = 0; b < blocks; b++) {
-    const uint8_t *q = tile->q + b * tile->stride;
+    const uint8_t *q[2] = {tile[0].q + b * tile[0].stride, tile[groups - 1].q + b * tile[groups - 1].stride};
     const qk_int at = first + b;
-    for (int i = 0; i < ahead_lines; i++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
-    vi acc[8];
-    if (kind.sub == 32) {
-      for (int t = 0; t < tokens; t++) acc[t] = start_of(&x[t][at].offset, kind);
-      dot_quads(acc, q, x, at, 0, 8, tokens, kind);
+    for (int i = 0; groups > 1 && i < ahead_lines; i++) fetch(ahead + 64 * ahead_lines * b, i, ahead_lines);
+    if (kind.sub != 32) {
+      add_block16(sum, tile, q, x, b, at, groups, tokens, kind, ahead + 64 * ahead_lines * b, ahead_lines);
+      continue;
+    }
+    vi acc[2][8];
+    for (int t = 0; t < tokens; t++) {
+      acc[0][t] = start_of(&x[t][at].offset, kind);
+      if (groups > 1) acc[1][t] = acc[0][t];
+    }
+    dot_quads(acc, q, x, at, 0, 8, groups, tokens, kind, ahead + 64 * ahead_lines * b, ahead_lines);
+    for (int g = 0; g < groups; g++) {
       // Q8_0 is used as it lies: the scales stand before the integers.
-      const vf scale = kind.flip ? f_of_f16(q - 32) : f_load(tile->scale + 16 * b);
-      for (int t = 0; t < tokens; t++)
-        sum[t] = f_fma(f_mul(f_of_i(acc[t]), scale), f_set1(x[t][at].scale), sum[t]);
-      if (kind.minimum) {
-        const vf minimum = f_load(tile->minimum + 16 * b);
-        for (int t = 0; t < tokens; t++) sum[t] = f_fnma(minimum, f_set1(x[t][at].scaled), sum[t]);
-      }
-    } else {
-      vf both[8];
-      for (int h = 0; h < 2; h++) {
-        for (int t = 0; t < tokens; t++) acc[t] = start_of(&x[t][at].half[h], kind);
-        dot_quads(acc, q + 256 * h, x, at, 16 * h, 4, tokens, kind);
-        const vf scale = f_load(tile->scale + 32 * b + 16 * h);
-        for (int t = 0; t < tokens; t++) both[t] = h ? f_fma(f_of_i(acc[t]), scale, both[t]) : f_mul(f_of_i(acc[t]), scale);
-        if (kind.minimum) {
-          const vf minimum = f_load(tile->minimum + 32 * b + 16 * h);
-          for (int t = 0; t < tokens; t++) {
-            const float half = (float)(x[t][at].half[h] / -128);
-            both[t] = f_fnma(minimum, f_set1(half), both[t]);
-          }
-        }
-      }
-      for (int t = 0; t < tokens; t++) sum[t] = f_fma(both[t], f_set1(x[t][at].scale), sum[t]);
+      const vf scale = kind.scale_inside ? f_of_f16(q[g] - 32) : f_load(tile[g].scale + 16 * b);
+      add_block32(sum[g], acc[g], x, at, scale, kind.minimum ? f_load(tile[g].minimum + 16 * b) : scale, tokens, kind);
     }
   }
-  for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
+  for (int g = 0; g < groups; g++)
+    for (int t = 0; t < tokens; t++) f_store(sums + 16 * (g * TOKEN_BLOCK + t), sum[g][t]);
 }
 
-/// Up to TOKEN_BLOCK tokens against one tile, as evenly cut as the registers allow: 9 tokens are 5 and 4, not 8 and 1.
+/// Up to TOKEN_BLOCK tokens against one tile of each group, as evenly cut as the registers allow: 9 tokens are 5 and 4, not 8 and 1.
 INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks, float *sums,
-                         const uint8_t *ahead, int lines, const quant_kind kind) {
-  qk_int passes = (tokens + QUANT_TOKENS - 1) / QUANT_TOKENS;
+                         const uint8_t *ahead, int lines, const int groups, const quant_kind kind) {
+  enum { PAIR_TOKENS = QUANT_TOKENS == 8 ? 6 : QUANT_TOKENS };
+  const qk_int most = groups > 1 ? PAIR_TOKENS : QUANT_TOKENS;
+  qk_int passes = (tokens + most - 1) / most;
   for (qk_int t = 0; t < tokens; passes--) {
     const int count = (int)((tokens - t + passes - 1) / passes);
 #define STEP(n) \
   case n: \
-    if (n <= QUANT_TOKENS) quant_micro(tile, x + t, first, blocks, sums + 16 * t, ahead, t == 0 ? lines : 0, n <= QUANT_TOKENS ? n : 1, kind); \
+    if (n <= most) quant_micro(tile, x + t, first, blocks, sums + 16 * t, ahead, t == 0 ? lines : 0, groups, n <= QUANT_TOKENS ? n : 1, kind); \
     break
     switch (count) {
       STEP(1);
@@ -106,20 +144,23 @@ INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, q
   }
 }
 
-/// One function per kind of format, so that the micro-kernels are specialised.
-#define QUANT_MATMUL(name, ...)                                                                                                      \
-  static void name(const quant_tile *tile, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks, float *sums,    \
-                   const uint8_t *ahead, int lines, int shift) {                                                                                                      \
-    quant_tokens(tile, x, tokens, first, blocks, sums, ahead, lines, (quant_kind){.shift = shift, __VA_ARGS__});                                   \
+/// One function per kind of format and number of groups, so that the micro-kernels are specialised.
+#define QUANT_MATMUL(name, constant_shift, ...)                                                                                      \
+  static void name(const quant_tile *tile, int groups, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks,     \
+                   float *sums, const uint8_t *ahead, int lines, int shift) {                                                        \
+    const quant_kind kind = {.shift = constant_shift, __VA_ARGS__};                                                                  \
+    (void)shift;                                                                                                                     \
+    if (groups > 1 && QUANT_GROUPS > 1 && kind.sub == 32) quant_tokens(tile, x, tokens, first, blocks, sums, ahead, lines, QUANT_GROUPS, kind);        \
+    else quant_tokens(tile, x, tokens, first, blocks, sums, ahead, lines, 1, kind);                                                  \
   }
-QUANT_MATMUL(matmul_q8_0, .sub = 32, .wide = true, .flip = true)
-QUANT_MATMUL(matmul_iq4, .sub = 32, .wide = true)
-QUANT_MATMUL(matmul_symmetric32, .sub = 32)
-QUANT_MATMUL(matmul_minimum32, .sub = 32, .minimum = true)
-QUANT_MATMUL(matmul_symmetric16, .sub = 16)
-QUANT_MATMUL(matmul_minimum16, .sub = 16, .minimum = true)
+QUANT_MATMUL(matmul_q8_0, 0, .sub = 32, .wide = true, .scale_inside = true)
+QUANT_MATMUL(matmul_iq4, 0, .sub = 32, .wide = true)
+QUANT_MATMUL(matmul_symmetric32, shift, .sub = 32)
+QUANT_MATMUL(matmul_minimum32, 0, .sub = 32, .minimum = true)
+QUANT_MATMUL(matmul_symmetric16, shift, .sub = 16)
+QUANT_MATMUL(matmul_minimum16, 0, .sub = 16, .minimum = true)
 
-typedef void (*quant_function)(const quant_tile *, const qk_act_block *const *, qk_int, qk_int, qk_int, float *, const uint8_t *, int, int);
+typedef void (*quant_function)(const quant_tile *, int, const qk_act_block *const *, qk_int, qk_int, qk_int, float *, const uint8_t *, int, int);
 
 static quant_function quant_function_for(qk_type type, int *shift) {
   *shift = 0;
@@ -135,18 +176,11 @@ static quant_function quant_function_for(qk_type type, int *shift) {
   }
 }
 
-/// Tokens that share an unpacked tile: their activations for 256 columns and their sums stay in the first-level cache.
-enum { TOKEN_BLOCK = 32, Q8_0_BLOCKS = 8 };
+enum { Q8_0_BLOCKS = 8 };
 /// How far ahead weights are fetched, in tiles of 256 columns, into the second-level cache. The arithmetic of several tokens takes so long
 /// that the hardware's own prefetch stops at every page [M: 2 cores, Q8_0 2048x2048, 8 tokens: 28.7 GB/s with one tile into the first level,
 /// 37.6 with two into the second; Q4_K, 1 token: 25 without, 32 with].
 enum { TILES_AHEAD = 2 };
-
-/// What one block of 32 columns adds to the sums; the last steps of quant_micro, for the products that unpack in registers.
-INLINE void add_block32(vf *sum, const vi *acc, const qk_act_block *const *x, qk_int at, vf scale, vf minimum, int tokens, quant_kind kind) {
-  for (int t = 0; t < tokens; t++) sum[t] = f_fma(f_mul(f_of_i(acc[t]), scale), f_set1(x[t][at].scale), sum[t]);
-  for (int t = 0; kind.minimum && t < tokens; t++) sum[t] = f_fnma(minimum, f_set1(x[t][at].scaled), sum[t]);
-}
 
 /// Quads j and j + 4 of a block of 32.
 INLINE void quad_pair32(qk_type type, const uint8_t *qs, vb high, int j, vb *low_quad, vb *high_quad) {
@@ -167,7 +201,6 @@ INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, q
   for (int t = 0; t < tokens; t++) sum[t] = f_zero();
   for (qk_int b = 0; b < nb; b++) {
     const uint8_t *p = group + b * bytes, *ahead = p + 8 * TILES_AHEAD * bytes;
-    for (int i = 0; i < lines; i++) _mm_prefetch((const char *)ahead + 64 * i, _MM_HINT_T1);
     const vf scale = f_of_f16(p), minimum = kind.minimum ? f_sub(f_zero(), f_of_f16(p + 32)) : scale;
     p += kind.minimum ? 64 : 32;
     const vb high = has_fifth ? b_load(p) : b_set1(0);
@@ -177,6 +210,8 @@ INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, q
 #pragma clang loop unroll(full)
     for (int j = 0; j < 4; j++) {
       vb a, c;
+      fetch(ahead, j, lines);
+      fetch(ahead, 4 + j, lines);
       quad_pair32(type, p, high, j, &a, &c);
       for (int t = 0; t < tokens; t++) {
         acc[t] = i_dot(acc[t], a, (int32_t)qk_load32(x[t][b].q + 4 * j), kind.wide);
@@ -201,19 +236,21 @@ INLINE void direct_q4_k(const uint8_t *group, const qk_act_block *const *x, qk_i
     const uint8_t *p = group + b / 8 * bytes, *ahead = p + TILES_AHEAD * bytes;
     unpack_super_scales(p, scale, minimum);
     for (int pair = 0; pair < 4; pair++) {
-      for (int i = 0; i < 2 * lines; i++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
       const qk_int at = b + 2 * pair;
       vi low[DIRECT_TOKENS], high[DIRECT_TOKENS];
       for (int t = 0; t < tokens; t++) low[t] = high[t] = i_set1(0);
 #pragma clang loop unroll(full)
       for (int j = 0; j < 8; j++) {
         const vb v = b_load(p + 256 + 64 * (8 * pair + j));
+        fetch(ahead, j, 2 * lines);
+        fetch(ahead, 8 + j, 2 * lines);
         const vb a = b_and(v, b_set1(15)), c = b_right(v, 4, 15);
         for (int t = 0; t < tokens; t++) {
           low[t] = i_dot(low[t], a, (int32_t)qk_load32(x[t][at].q + 4 * j), false);
           high[t] = i_dot(high[t], c, (int32_t)qk_load32(x[t][at + 1].q + 4 * j), false);
         }
       }
+      ahead += 128 * lines;
       for (int h = 0; h < 2; h++)
         add_block32(sum, h ? high : low, x, at + h, f_load(scale + 16 * (2 * pair + h)), f_load(minimum + 16 * (2 * pair + h)), tokens, kind);
     }
@@ -260,39 +297,64 @@ static direct_function direct_function_for(qk_type type) {
   }
 }
 
-static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const void *activations, const int32_t *index, qk_int tokens,
-                             float *y, qk_int y_stride, void *scratch) {
-  uint8_t *q = scratch;
-  float *scale = (float *)(q + 16 * TILE_COLUMNS), *minimum = scale + 16 * 16, *sums = minimum + 16 * 16;
-  const qk_int nb = w->columns / 32, x_bytes = qk_activation_bytes(QK_ACT_Q8, w->columns);
-  const qk_int tile_bytes = QK_ROW_GROUP * qk_row_bytes(w->type, 256);
+/// All of `w` for up to TOKEN_BLOCK tokens, by way of unpacked tiles of 256 columns; pairs of row groups where the registers allow it.
+static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const qk_act_block *const *x, qk_int count, float *y, qk_int y_stride,
+                            uint8_t *scratch) {
+  enum { TILE_BYTES = 16 * TILE_COLUMNS, SCALES = 16 * 16 };
+  float *scales = (float *)(scratch + 2 * TILE_BYTES), *sums = scales + 4 * SCALES;
+  const qk_int nb = w->columns / 32, tile_bytes = QK_ROW_GROUP * qk_row_bytes(w->type, 256), group_bytes = w->row_bytes * QK_ROW_GROUP;
   int shift;
   const quant_function run = quant_function_for(w->type, &shift);
-  const direct_function direct = nb > 0 ? direct_function_for(w->type) : NULL;
-  for (qk_int t0 = 0; t0 < tokens; t0 += TOKEN_BLOCK) {
-    const qk_int count = tokens - t0 < TOKEN_BLOCK ? tokens - t0 : TOKEN_BLOCK;
+  // Few tokens read a Q8_0 row group in one go; many share pieces of it that stay in the first-level cache.
+  // Scales per 16 columns need more registers than a pair of row groups leaves.
+  const bool pairs = QUANT_GROUPS > 1 && count > QUANT_TOKENS && qk_format_of(w->type)->sub == 32;
+  const qk_int most = w->type != QK_Q8_0 ? 8 : count <= QUANT_TOKENS ? nb : Q8_0_BLOCKS;
+  for (qk_int i = begin; i < end;) {
+    const int groups = pairs && end - i > QK_ROW_GROUP ? 2 : 1;
+    const uint8_t *group = (const uint8_t *)w->data + i * w->row_bytes;
+    for (qk_int first = 0; first < nb; first += most) {
+      const qk_int blocks = nb - first < most ? nb - first : most;
+      quant_tile tile[2];
+      for (int g = 0; g < groups; g++)
+        tile[g] = unpack_tile(w->type, group + g * group_bytes, first, blocks, scratch + g * TILE_BYTES, scales + 2 * g * SCALES,
+                              scales + (2 * g + 1) * SCALES);
+      // Groups follow each other: also right at a group's end. Of two, the second follows at some distance and finds its way by itself.
+      const uint8_t *ahead = group + (first / 8 + TILES_AHEAD) * tile_bytes;
+      run(tile, groups, x, count, first, blocks, sums, ahead, (int)(tile_bytes / 512) + 1, shift);
+    }
+    for (int g = 0; g < groups; g++, i += QK_ROW_GROUP)
+      for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * (g * TOKEN_BLOCK + t)), end - i);
+  }
+}
+
+/// As quantised_tiles for at most twice DIRECT_TOKENS tokens, weights unpacked in registers.
+static void quantised_direct(const qk_matrix *w, direct_function direct, qk_int begin, qk_int end, const qk_act_block *const *x, qk_int count,
+                             float *y, qk_int y_stride, uint8_t *scratch) {
+  float *sums = (float *)scratch;
+  const qk_int nb = w->columns / 32, tile_bytes = QK_ROW_GROUP * qk_row_bytes(w->type, 256);
+  const qk_int half = count <= DIRECT_TOKENS ? count : (count + 1) / 2;
+  for (qk_int i = begin; i < end; i += QK_ROW_GROUP) {
+    const uint8_t *group = (const uint8_t *)w->data + i * w->row_bytes;
+    direct(group, x, half, nb, sums, (int)(tile_bytes / 512) + 1);
+    if (half < count) direct(group, x + half, count - half, nb, sums + 16 * half, 0);
+    for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * t), end - i);
+  }
+}
+
+static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const void *activations, const int32_t *index, qk_int tokens,
+                             float *y, qk_int y_stride, void *scratch) {
+  const qk_int x_bytes = qk_activation_bytes(QK_ACT_Q8, w->columns);
+  const direct_function direct = direct_function_for(w->type);
+  qk_int passes = (tokens + TOKEN_BLOCK - 1) / TOKEN_BLOCK, count;
+  for (qk_int t0 = 0; t0 < tokens; t0 += count, passes--) {
+    count = (tokens - t0 + passes - 1) / passes;
     const qk_act_block *x[TOKEN_BLOCK];
     for (qk_int t = 0; t < count; t++)
       x[t] = (const qk_act_block *)((const uint8_t *)activations + (index ? index[t0 + t] : t0 + t) * x_bytes);
-    // Few tokens read a Q8_0 row group in one go; many share pieces of it that stay in the first-level cache.
-    const qk_int most = w->type != QK_Q8_0 ? 8 : count <= QUANT_TOKENS ? nb : Q8_0_BLOCKS;
-    for (qk_int i = begin; i < end; i += QK_ROW_GROUP) {
-      const uint8_t *group = (const uint8_t *)w->data + i * w->row_bytes;
-      if (nb == 0) memset(sums, 0, (size_t)count * 64);
-      if (direct && count <= 2 * DIRECT_TOKENS) {
-        const qk_int half = count <= DIRECT_TOKENS ? count : (count + 1) / 2;
-        direct(group, x, half, nb, sums, (int)(tile_bytes / 512) + 1);
-        if (half < count) direct(group, x + half, count - half, nb, sums + 16 * half, 0);
-        for (qk_int t = 0; t < count; t++) f_storen(y + (t0 + t) * y_stride + i, f_load(sums + 16 * t), end - i);
-        continue;
-      }
-      for (qk_int first = 0; first < nb; first += most) {
-        const qk_int blocks = nb - first < most ? nb - first : most;
-        const quant_tile tile = unpack_tile(w->type, group, first, blocks, q, scale, minimum);
-        const uint8_t *ahead = group + (first / 8 + TILES_AHEAD) * tile_bytes;  // groups follow each other: also right at a group's end
-        run(&tile, x, count, first, blocks, sums, ahead, (int)(tile_bytes / 512) + 1, shift);
-      }
-      for (qk_int t = 0; t < count; t++) f_storen(y + (t0 + t) * y_stride + i, f_load(sums + 16 * t), end - i);
-    }
+    float *out = y + t0 * y_stride;
+    if (w->columns < 32)
+      for (qk_int t = 0; t < count; t++) memset(out + t * y_stride + begin, 0, (size_t)(end - begin) * 4);
+    else if (direct && count <= 2 * DIRECT_TOKENS) quantised_direct(w, direct, begin, end, x, count, out, y_stride, scratch);
+    else quantised_tiles(w, begin, end, x, count, out, y_stride, scratch);
   }
 }

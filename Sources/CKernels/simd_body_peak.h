@@ -33,3 +33,27 @@ static qk_int v_peak_bf16(qk_int rounds) {
   (void)kept;
   return rounds * PEAK_CHAINS * (QK_BF16_DOT ? 64 : 32);
 }
+
+static qk_int v_peak_int16(qk_int rounds) {
+  vi sum[PEAK_CHAINS];
+  const vi ones = i_set1(0x00010001);
+  for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_set1(i);
+  for (qk_int n = 0; n < rounds; n++) {
+    for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_dot16(sum[i], ones, ones);
+    __asm__ volatile("" : "+m"(rounds));
+  }
+  for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = i_add(sum[0], sum[i]);
+  volatile int32_t kept = i_hsum(sum[0]);
+  (void)kept;
+  return rounds * PEAK_CHAINS * 64;
+}
+
+static uint64_t v_peak_read(const void *memory, qk_int bytes) {
+  vi sum[4] = {i_set1(0), i_set1(0), i_set1(0), i_set1(0)};
+  for (const uint8_t *p = memory; p < (const uint8_t *)memory + bytes; p += 256)
+    for (int i = 0; i < 4; i++) {
+      _mm_prefetch((const char *)p + 64 * i + 4096, _MM_HINT_T1);
+      sum[i] = i_add(sum[i], i_load(p + 64 * i));
+    }
+  return (uint64_t)i_hsum(i_add(i_add(sum[0], sum[1]), i_add(sum[2], sum[3])));
+}

@@ -137,6 +137,7 @@ static void v_matmul_fast(const qk_matrix *w, qk_int begin, qk_int end, const vo
     case QK_F32: plain_rows(w, begin, end, activations, x_bytes, index, tokens, y, y_stride, QK_F32); break;
     case QK_F16: plain_rows(w, begin, end, activations, x_bytes, index, tokens, y, y_stride, QK_F16); break;
     case QK_F8_E4M3: plain_rows(w, begin, end, activations, x_bytes, index, tokens, y, y_stride, QK_F8_E4M3); break;
+    case QK_INT16: int16_rows(w, begin, end, activations, index, tokens, y, y_stride); break;
     case QK_BF16:
 #if QK_BF16_DOT
       bf16_rows(w, begin, end, activations, x_bytes, index, tokens, y, y_stride);

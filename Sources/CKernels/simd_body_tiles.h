@@ -1,25 +1,27 @@
-// Private body, compiled once per ISA: brings queries, keys and values into the form that simd_body_attention.h eats, and
-// the two entry points. float32 for exact work and float caches, bfloat16 where the CPU has products of it.
+// Private body, compiled once per ISA: brings queries, keys and values into the form that the attention bodies eat, and the two entry
+// points. float32 for exact work and float caches, else 16-bit integers.
 
 /// Where the parts of one call's scratch lie.
 typedef struct attention_scratch {
   uint8_t *queries;  // [rows, key_width]
+  float *q_scales;   // [rows, 2], integers
   uint8_t *keys;     // [QK_KEY_TILE, key_width]
-  uint32_t *panel;   // [key_width / 2, QK_KEY_TILE] pairs of bfloat16, keys of the expanded form transposed
-  uint8_t *rows;     // [QK_KEY_TILE, value_width] bfloat16 value rows of the expanded form
-  uint8_t *values;   // [QK_KEY_TILE, value_width] float, or interleaved pairs
+  uint32_t *panel;   // [key_width / 2, QK_KEY_TILE] pairs of columns, integers
+  uint8_t *rows;     // [QK_KEY_TILE, value_width] value rows of the expanded form, integers
+  uint8_t *values;   // [QK_KEY_TILE, value_width] float, or panels of pairs
   float *row;        // one row as float, key_width + value_width
   float *part_m, *part_l, *part_u;
 } attention_scratch;
 
 static attention_scratch carve(void *scratch, const attention_run *run, qk_int value_width) {
-  const qk_int size = run->bf16 ? 2 : 4, rows = padded(run->rows, 16), width = padded(value_width, VALUE_PANEL);
+  const qk_int size = run->integers ? 2 : 4, rows = padded(run->rows, 16), width = padded(value_width, VALUE_PANEL);
   attention_scratch s;
   uint8_t *at = scratch;
   s.queries = at, at += padded(rows * run->key_width * size, 64);
+  s.q_scales = (float *)at, at += 8 * rows;
   s.keys = at, at += QK_KEY_TILE * run->key_width * size;
-  s.panel = (uint32_t *)at, at += run->bf16 ? QK_KEY_TILE * run->key_width * 2 : 0;
-  s.rows = at, at += run->bf16 ? QK_KEY_TILE * width * 2 : 0;
+  s.panel = (uint32_t *)at, at += run->integers ? QK_KEY_TILE * run->key_width * 2 : 0;
+  s.rows = at, at += run->integers ? QK_KEY_TILE * width * 2 : 0;
   s.values = at, at += QK_KEY_TILE * width * size;
   s.row = (float *)at, at += 4 * padded(run->key_width + width, 16);
   s.part_m = (float *)at, at += 4 * rows;
@@ -28,52 +30,88 @@ static attention_scratch carve(void *scratch, const attention_run *run, qk_int v
   return s;
 }
 
-/// `count` floats, then zeros up to `width`, as float or bfloat16.
-static void put_row(const float *x, qk_int count, qk_int width, bool bf16, void *out) {
-  if (bf16) {
-    v_f32_to_bf16(x, out, count);
-    memset((uint16_t *)out + count, 0, (size_t)(width - count) * 2);
-  } else {
-    memcpy(out, x, (size_t)count * 4);
-    memset((float *)out + count, 0, (size_t)(width - count) * 4);
+/// `count` floats, then zeros up to `width`.
+static void put_row(const float *x, qk_int count, qk_int width, float *out) {
+  memcpy(out, x, (size_t)count * 4);
+  memset(out + count, 0, (size_t)(width - count) * 4);
+}
+
+/// Queries of a main part and a rest of the widths given.
+static void put_queries(attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
+  for (qk_int i = 0; i < run->rows; i++, q += stride) {
+    if (run->integers) {
+      int16_t *out = (int16_t *)s->queries + i * run->key_width;
+      s->q_scales[2 * i] = put_int16(q, main, run->main_width, out);
+      s->q_scales[2 * i + 1] = put_int16(q + main, rest, run->rest_width, out + run->main_width);
+    } else {
+      put_row(q, main + rest, run->key_width, (float *)s->queries + i * run->key_width);
+    }
   }
-}
-
-static void put_queries(attention_run *run, const float *q, qk_int stride, qk_int width, const attention_scratch *s) {
-  for (qk_int i = 0; i < run->rows; i++)
-    put_row(q + i * stride, width, run->key_width, run->bf16, s->queries + i * run->key_width * (run->bf16 ? 2 : 4));
   run->q = s->queries;
+  run->q_scale = s->q_scales;
 }
 
-/// The cache rows in `ahead` as keys and values of the absorbed form.
+/// The cache rows in `ahead` as keys and values of the absorbed form, float.
 static void latent_tile(const attention_run *run, const qk_pages *p, const attention_scratch *s, key_tile *tile) {
   const qk_int width = (qk_int)p->c + p->r;
   for (int i = 0; i < tile->keys; i++) {
-    const uint8_t *row = tile->ahead[i];
-    uint8_t *copy = s->keys + i * run->key_width * (run->bf16 ? 2 : 4);
-    tile->key[i] = copy;
-    if (run->bf16 && p->type == QK_CACHE_BF16) {
-      if (width == run->key_width) {
-        tile->key[i] = row;  // as it lies in the page
-      } else {
-        memcpy(copy, row, (size_t)width * 2);
-        memset(copy + width * 2, 0, (size_t)(run->key_width - width) * 2);
-      }
-    } else {
-      float *values = run->bf16 ? s->row : (float *)copy;
-      load_latent(p, row, values);
-      load_rope(p, row, values + p->c);
-      if (run->bf16) put_row(values, width, run->key_width, true, copy);
-      else memset(values + width, 0, (size_t)(run->key_width - width) * 4);
-    }
+    float *values = (float *)s->keys + i * run->key_width;
+    load_latent(p, tile->ahead[i], values);
+    load_rope(p, tile->ahead[i], values + p->c);
+    memset(values + width, 0, (size_t)(run->key_width - width) * 4);
+    tile->key[i] = values;
   }
   tile->values = s->keys;
   tile->value_stride = run->key_width;
-#if QK_BF16_DOT
-  if (!run->bf16) return;
-  interleave_values(tile->key, tile->keys, padded(p->c, 16), (uint32_t *)s->values);
-  tile->values = s->values;
-#endif
+}
+
+/// Room for the panels of keys and values; filled at once if several blocks of query rows will read them.
+static void make_panels(const attention_run *run, const attention_scratch *s, key_tile *tile, const void *const *value_rows, qk_int value_width,
+                        bool whole) {
+  tile->key_panel = s->panel;
+  tile->value_panels = (uint32_t *)s->values;
+  tile->whole_panels = whole;
+  if (!whole) return;
+  make_key_panel(tile, 0, run->key_width, tile->key_panel);
+  for (qk_int j = 0; j < value_width; j += VALUE_PANEL)
+    make_value_panel(value_rows, tile->keys, j, tile->value_panels + j * (QK_KEY_TILE / 2));
+}
+
+/// One cache row as integers at `copy`; its scales.
+static void latent_row16(const attention_run *run, const qk_pages *p, const attention_scratch *s, const uint8_t *row, int16_t *copy,
+                         float *scale, float *rest_scale) {
+  if (p->type == QK_CACHE_INT16) {
+    *scale = qk_float_of_bits(qk_load32(row));
+    *rest_scale = qk_float_of_bits(qk_load32(row + 4));
+    memset(copy, 0, (size_t)run->key_width * 2);
+    memcpy(copy, row + QK_INT16_SCALES_BYTES, (size_t)p->c * 2);
+    memcpy(copy + run->main_width, row + QK_INT16_SCALES_BYTES + 2 * p->c, (size_t)p->r * 2);
+    return;
+  }
+  load_latent(p, row, s->row);
+  *scale = put_int16(s->row, p->c, run->main_width, copy);
+  load_rope(p, row, s->row);
+  *rest_scale = put_int16(s->row, p->r, run->rest_width, copy + run->main_width);
+}
+
+/// The same as integers: as they lie in the pages where their type and width allow it.
+static void latent_tile16(const attention_run *run, const qk_pages *p, const attention_scratch *s, key_tile *tile) {
+  const bool as_they_lie = p->type == QK_CACHE_INT16 && p->c == run->main_width && p->r == run->rest_width;
+  for (int i = 0; i < tile->keys; i++) {
+    const uint8_t *row = tile->ahead[i];
+    if (as_they_lie) {
+      tile->key[i] = row + QK_INT16_SCALES_BYTES;
+      tile->scale[i] = qk_float_of_bits(qk_load32(row));
+      tile->rest_scale[i] = qk_float_of_bits(qk_load32(row + 4));
+    } else {
+      int16_t *copy = (int16_t *)s->keys + i * run->key_width;
+      tile->key[i] = copy;
+      latent_row16(run, p, s, row, copy, &tile->scale[i], &tile->rest_scale[i]);
+    }
+  }
+  for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->scale[i] = tile->rest_scale[i] = 0;
+  memcpy(tile->value_scale, tile->scale, sizeof tile->scale);
+  make_panels(run, s, tile, tile->key, run->main_width, run->rows > BLOCK_ROWS);
 }
 
 /// Where the cache rows [begin, end) lie.
@@ -91,73 +129,81 @@ static void latent_split(attention_run *run, const qk_pages *p, qk_int begin, qk
   run->state = state;
   v_attention_reset(&state, run->rows, run->value_width);
   key_tile tile;
-  tile.key_panel = NULL;
   tile.ahead_bytes = p->row_stride;
   find_rows(p, begin, smaller(begin + QK_KEY_TILE, end), tile.ahead);
   for (qk_int k = begin; k < end; k += QK_KEY_TILE) {
     tile.begin = k;
     tile.keys = (int)smaller(QK_KEY_TILE, end - k);
-    latent_tile(run, p, s, &tile);
+    if (run->integers) latent_tile16(run, p, s, &tile);
+    else latent_tile(run, p, s, &tile);
     tile.ahead_keys = (int)smaller(QK_KEY_TILE, end - k - tile.keys);
     find_rows(p, k + tile.keys, k + tile.keys + tile.ahead_keys, tile.ahead);
-    attend_tile(run, &tile);
+    if (run->integers) attend_tile16(run, &tile);
+    else attend_tile(run, &tile);
   }
 }
 
 static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
-  const qk_int width = (qk_int)a->pages.c + a->pages.r, end = smaller(a->end, a->first_position + a->tokens);
-  const bool bf16 = QK_BF16_DOT && !a->exact && a->pages.type != QK_CACHE_F32;
+  const qk_int c = a->pages.c, r = a->pages.r, end = smaller(a->end, a->first_position + a->tokens);
   attention_run run = {.rows = (qk_int)a->tokens * a->heads, .rows_per_token = a->heads, .first_position = a->first_position,
-                       .key_width = padded(width, bf16 ? 32 : 16), .value_width = a->pages.c, .bf16 = bf16};
+                       .key_width = padded(c + r, 16), .value_width = c, .integers = !a->exact && a->pages.type != QK_CACHE_F32};
   if (run.rows <= 0) return;
-  const attention_scratch s = carve(scratch, &run, a->pages.c);
-  const qk_softmax_state part = {.m = s.part_m, .l = s.part_l, .u = s.part_u, .u_stride = padded(a->pages.c, 16)};
-  put_queries(&run, a->q, a->q_stride, width, &s);
+  if (run.integers) {
+    run.main_width = padded(c, VALUE_PANEL), run.rest_width = padded(r, 32);
+    run.key_width = run.main_width + run.rest_width;
+  }
+  const attention_scratch s = carve(scratch, &run, c);
+  const qk_softmax_state part = {.m = s.part_m, .l = s.part_l, .u = s.part_u, .u_stride = padded(c, 16)};
+  put_queries(&run, a->q, a->q_stride, c, r, &s);
   qk_int done = smaller(end, (a->begin / QK_SPLIT + 1) * QK_SPLIT);
   latent_split(&run, &a->pages, a->begin, done, a->state, &s);
   while (done < end) {
     const qk_int begin = done;
     done = smaller(end, begin + QK_SPLIT);
     latent_split(&run, &a->pages, begin, done, part, &s);
-    v_attention_merge(&a->state, &part, run.rows, a->pages.c);
+    v_attention_merge(&a->state, &part, run.rows, c);
   }
 }
 
 /// Rows `at` ... of the caller's K and V with the rope keys of the pages.
 static void expanded_tile(const attention_run *run, const qk_expanded_attention *a, const attention_scratch *s, key_tile *tile) {
-  const qk_int at = tile->begin - a->begin, size = run->bf16 ? 2 : 4, value_width = padded(a->v, 16);
+  const qk_int at = tile->begin - a->begin, width = (qk_int)a->n + a->pages.r, value_width = padded(a->v, run->integers ? VALUE_PANEL : 16);
   const void *value_rows[QK_KEY_TILE];
   for (int i = 0; i < tile->keys; i++) {
-    uint8_t *copy = s->keys + i * run->key_width * size;
+    const float *value = a->values + (at + i) * a->v_stride;
     memcpy(s->row, a->k + (at + i) * a->k_stride, (size_t)a->n * 4);
     load_rope(&a->pages, qk_cache_row(&a->pages, tile->begin + i), s->row + a->n);
-    put_row(s->row, (qk_int)a->n + a->pages.r, run->key_width, run->bf16, copy);
-    tile->key[i] = copy;
-    uint8_t *value = run->bf16 ? s->rows + i * value_width * 2 : s->values + i * value_width * 4;
-    put_row(a->values + (at + i) * a->v_stride, a->v, value_width, run->bf16, value);
-    value_rows[i] = value;
+    if (run->integers) {
+      int16_t *key = (int16_t *)s->keys + i * run->key_width, *row = (int16_t *)s->rows + i * value_width;
+      tile->scale[i] = put_int16(s->row, width, run->key_width, key);
+      tile->value_scale[i] = put_int16(value, a->v, value_width, row);
+      tile->key[i] = key, value_rows[i] = row;
+    } else {
+      float *key = (float *)s->keys + i * run->key_width;
+      put_row(s->row, width, run->key_width, key);
+      put_row(value, a->v, value_width, (float *)s->values + i * value_width);
+      tile->key[i] = key;
+    }
   }
   tile->values = s->values;
   tile->value_stride = value_width;
-#if QK_BF16_DOT
-  if (run->bf16) transpose_keys(tile, run->key_width, s->panel), tile->key_panel = s->panel;
-  if (run->bf16) interleave_values(value_rows, tile->keys, value_width, (uint32_t *)s->values);
-#else
-  (void)value_rows;
-#endif
+  if (!run->integers) return;
+  for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->scale[i] = tile->value_scale[i] = 0;
+  make_panels(run, s, tile, value_rows, value_width, true);
 }
 
 static void v_attention_expanded(const qk_expanded_attention *a, void *scratch) {
   const qk_int width = (qk_int)a->n + a->pages.r, end = smaller(a->end, a->first_position + a->tokens);
-  const bool bf16 = QK_BF16_DOT && !a->exact;
-  attention_run run = {.rows = a->tokens, .rows_per_token = 1, .first_position = a->first_position,
-                       .key_width = padded(width, bf16 ? 32 : 16), .value_width = a->v, .bf16 = bf16, .state = a->state};
+  attention_run run = {.rows = a->tokens, .rows_per_token = 1, .first_position = a->first_position, .value_width = a->v,
+                       .integers = !a->exact, .state = a->state};
   if (run.rows <= 0) return;
+  run.main_width = run.key_width = padded(width, run.integers ? 32 : 16);
   const attention_scratch s = carve(scratch, &run, a->v);
-  put_queries(&run, a->q, a->q_stride, width, &s);
+  put_queries(&run, a->q, a->q_stride, width, 0, &s);
   for (qk_int k = a->begin; k < end; k += QK_KEY_TILE) {
     key_tile tile = {.begin = k, .keys = (int)smaller(QK_KEY_TILE, end - k)};
     expanded_tile(&run, a, &s, &tile);
-    attend_tile(&run, &tile);
+    if (run.integers) attend_tile16(&run, &tile);
+    else attend_tile(&run, &tile);
   }
 }

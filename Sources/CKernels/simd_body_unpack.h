@@ -1,5 +1,5 @@
 // Private body, compiled once per ISA: up to 256 columns of a packed group (16 rows) to bytes that i_dot eats, with float
-// scales and minima per row. Packed fields: see formats.c. "Wide" formats (8-bit weights) go through b_wide.
+// scales and minima per row. Packed fields: see formats.c. "Wide" formats (8-bit weights) are signed only where they must be.
 
 enum { TILE_COLUMNS = 256 };
 

@@ -148,6 +148,11 @@ static void v_quantize_activations(qk_activation kind, const float *x, qk_int x_
     uint8_t *at = (uint8_t *)out + t * bytes;
     if (kind == QK_ACT_Q8) {
       quantize_q8(x + t * x_stride, columns, (qk_act_block *)at);
+    } else if (kind == QK_ACT_INT16) {
+      int16_t *q = (int16_t *)(at + QK_INT16_ACTIVATION_HEAD_BYTES);
+      memset(at, 0, QK_INT16_ACTIVATION_HEAD_BYTES);
+      const float scale = put_int16(x + t * x_stride, columns, (bytes - QK_INT16_ACTIVATION_HEAD_BYTES) / 2, q);
+      memcpy(at, &scale, 4);
     } else {
       memset(at + columns * 2, 0, (size_t)(bytes - columns * 2));
       v_f32_to_bf16(x + t * x_stride, (uint16_t *)at, columns);

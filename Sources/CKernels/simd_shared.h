@@ -25,6 +25,17 @@ INLINE vf f_exp(vf x) {
   return f_zero_below(x, f_set1(-86.6f), f_mul(f_mul(p, half), f_set1(2.0f)));
 }
 
+/// e^x for x <= 0, about 2 ulp; e^-87 for all below, NaN stays NaN. For weights of a softmax, which need no more.
+INLINE vf f_exp_negative(vf x) {
+  const vf t = f_mul(f_max(f_set1(-87), x), f_set1(1.44269504f)), n = f_round(t), r = f_sub(t, n);
+  vf p = f_fma(f_set1(1.535336188e-4f), r, f_set1(1.339887440e-3f));
+  p = f_fma(p, r, f_set1(9.618437357e-3f));
+  p = f_fma(p, r, f_set1(5.550332471e-2f));
+  p = f_fma(p, r, f_set1(2.402264791e-1f));
+  p = f_fma(p, r, f_set1(6.931472028e-1f));
+  return f_scale2(f_fma(p, r, f_set1(1.0f)), n);
+}
+
 /// 16 floats to bfloat16 in the low half of each lane: nearest even, NaN quiet.
 INLINE vi bf16_lanes(vf x) {
   const vi u = bits_of_f(x);

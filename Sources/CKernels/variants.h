@@ -13,7 +13,8 @@
    .logsumexp = p##logsumexp, .cache_store_row = p##cache_store_row, .cache_load_rows = p##cache_load_rows,        \
    .attention_latent = p##attention_latent, .attention_expanded = p##attention_expanded,                           \
    .attention_reset = p##attention_reset, .attention_merge = p##attention_merge,                                   \
-   .attention_finish = p##attention_finish, .peak_int8 = p##peak_int8, .peak_bf16 = p##peak_bf16}
+   .attention_finish = p##attention_finish, .peak_int8 = p##peak_int8, .peak_bf16 = p##peak_bf16, \
+   .peak_int16 = p##peak_int16, .peak_read = p##peak_read}
 
 extern const qk_kernels qk_table_avx2, qk_table_avx512, qk_table_avx512bf16;
 

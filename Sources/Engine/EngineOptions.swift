@@ -5,14 +5,16 @@ import CKernels
 /// fast: activations rounded to bf16 or int8 blocks. exact: float32 activations and accumulation, weights dequantised on the fly.
 package enum ComputeMode: String, Sendable, CaseIterable { case fast, exact }
 
-/// Element type of the latent cache. int8 keeps a float32 scale per 64 latents, int6 a bf16 scale per 32; both keep the rope key in bf16.
+/// Element type of the latent cache. int16 keeps a float32 scale for the latent and one for the rope key, int8 a float32 scale per 64
+/// latents, int6 a bf16 scale per 32; these two keep the rope key in bf16.
 package enum CacheType: String, Sendable, CaseIterable {
-  case f32, bf16, int8, int6
+  case f32, bf16, int16, int8, int6
 
   var kernelType: qk_cache_type {
     switch self {
     case .f32: QK_CACHE_F32
     case .bf16: QK_CACHE_BF16
+    case .int16: QK_CACHE_INT16
     case .int8: QK_CACHE_INT8
     case .int6: QK_CACHE_INT6
     }
@@ -40,7 +42,7 @@ package struct EngineOptions: Sendable {
   var expandsInExactMode = false
 
   package init(
-    threads: Int, compute: ComputeMode = .fast, cacheType: CacheType = .bf16, cacheTokens: Int? = nil, blockTokens: Int = 16,
+    threads: Int, compute: ComputeMode = .fast, cacheType: CacheType = .int16, cacheTokens: Int? = nil, blockTokens: Int = 16,
     maxBatchTokens: Int = 512, maxSequences: Int = 64, memoryReserveBytes: Int = 1 << 30, kernels: String? = nil,
     expandedFromTokens: Int? = 256
   ) {

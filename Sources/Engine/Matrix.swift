@@ -26,10 +26,15 @@ struct MatrixList {
 struct ActivationNeeds {
   var q8 = false
   var bf16 = false
+  var int16 = false
 
   mutating func add(_ matrix: Matrix?) {
     guard let matrix, matrix.isPacked else { return }
-    if matrix.activation == QK_ACT_Q8 { q8 = true } else { bf16 = true }
+    switch matrix.activation {
+    case QK_ACT_Q8: q8 = true
+    case QK_ACT_INT16: int16 = true
+    default: bf16 = true
+    }
   }
 
   mutating func add(_ list: MatrixList?) {

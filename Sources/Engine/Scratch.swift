@@ -4,67 +4,82 @@ import CEngine
 import CKernels
 import ModelFile
 
+/// The quantised forms of some rows of activations, `copies` times; fast mode only. 16-bit integers only where transposed matrices read.
+struct QuantisedForms {
+  private let q8: UnsafeMutableRawPointer?
+  private let bf16: UnsafeMutableRawPointer?
+  private let int16: UnsafeMutableRawPointer?
+  private let columns: Int
+
+  init(_ arena: inout Arena, copies: Int = 1, rows: Int, columns: Int, compute: ComputeMode, integers: Bool) {
+    self.columns = columns
+    func room(_ kind: qk_activation, _ wanted: Bool) -> UnsafeMutableRawPointer? {
+      guard wanted, compute == .fast, columns > 0 else { return nil }
+      return UnsafeMutableRawPointer(arena.room(UInt8.self, copies, rows, qk_activation_bytes(kind, columns)))
+    }
+    q8 = room(QK_ACT_Q8, columns % 32 == 0)
+    bf16 = room(QK_ACT_BF16, true)
+    int16 = room(QK_ACT_INT16, integers)
+  }
+
+  func bytes(_ kind: qk_activation) -> Int { qk_activation_bytes(kind, columns) }
+
+  func rows(_ needs: ActivationNeeds, f32: UnsafeMutablePointer<Float>) -> qe_activations {
+    qe_activations(
+      f32: f32, f32_stride: columns, q8: needs.q8 ? q8 : nil, bf16: needs.bf16 ? bf16 : nil, int16: needs.int16 ? int16 : nil,
+      q8_bytes: bytes(QK_ACT_Q8), bf16_bytes: bytes(QK_ACT_BF16), int16_bytes: bytes(QK_ACT_INT16))
+  }
+
+  func heads(_ needs: ActivationNeeds, capacity: Int) -> qe_head_activations {
+    qe_head_activations(
+      q8: needs.q8 ? q8 : nil, bf16: needs.bf16 ? bf16 : nil, int16: needs.int16 ? int16 : nil, q8_bytes: bytes(QK_ACT_Q8),
+      bf16_bytes: bytes(QK_ACT_BF16), int16_bytes: bytes(QK_ACT_INT16), capacity: capacity)
+  }
+
+  /// Row `row` in the form that `matrix` reads.
+  func row(_ row: Int, for matrix: Matrix) -> UnsafeRawPointer {
+    let kind = matrix.activation
+    guard let base = kind == QK_ACT_Q8 ? q8 : kind == QK_ACT_BF16 ? bf16 : int16 else {
+      preconditionFailure("no activations in the form this matrix reads")
+    }
+    return UnsafeRawPointer(base + row * bytes(kind))
+  }
+}
+
 /// Rows of activations and the quantised forms that fast mode reads.
 struct ActivationBuffer {
   let f32: UnsafeMutablePointer<Float>  // [rows, columns]
   let columns: Int
-  private let q8: UnsafeMutableRawPointer?
-  private let bf16: UnsafeMutableRawPointer?
-  private let q8Bytes: Int
-  private let bf16Bytes: Int
+  private let quantised: QuantisedForms
 
-  init(_ arena: inout Arena, rows: Int, columns: Int, compute: ComputeMode) {
+  init(_ arena: inout Arena, rows: Int, columns: Int, compute: ComputeMode, integers: Bool = false) {
     self.columns = columns
     f32 = arena.room(Float.self, rows, columns)
-    let quantises = compute == .fast && columns > 0
-    q8Bytes = quantises && columns % 32 == 0 ? qk_activation_bytes(QK_ACT_Q8, columns) : 0
-    bf16Bytes = quantises ? qk_activation_bytes(QK_ACT_BF16, columns) : 0
-    q8 = q8Bytes > 0 ? UnsafeMutableRawPointer(arena.room(UInt8.self, rows, q8Bytes)) : nil
-    bf16 = bf16Bytes > 0 ? UnsafeMutableRawPointer(arena.room(UInt8.self, rows, bf16Bytes)) : nil
+    quantised = QuantisedForms(&arena, rows: rows, columns: columns, compute: compute, integers: integers)
   }
 
   /// The view that jobs write.
-  func forms(_ needs: ActivationNeeds) -> qe_activations {
-    qe_activations(
-      f32: f32, f32_stride: columns, q8: needs.q8 ? q8 : nil, bf16: needs.bf16 ? bf16 : nil, q8_bytes: q8Bytes, bf16_bytes: bf16Bytes)
-  }
+  func forms(_ needs: ActivationNeeds) -> qe_activations { quantised.rows(needs, f32: f32) }
 
   /// Row `row` in the form that `matrix` reads.
   func source(for matrix: Matrix, row: Int = 0) -> (pointer: UnsafeRawPointer, stride: Int) {
-    guard matrix.isPacked else { return (UnsafeRawPointer(f32 + row * columns), columns) }
-    let isQ8 = matrix.activation == QK_ACT_Q8
-    guard let base = isQ8 ? q8 : bf16 else { preconditionFailure("no activations in the form this matrix reads") }
-    return (UnsafeRawPointer(base + row * (isQ8 ? q8Bytes : bf16Bytes)), 0)
+    matrix.isPacked ? (quantised.row(row, for: matrix), 0) : (UnsafeRawPointer(f32 + row * columns), columns)
   }
 }
 
 /// Head-major quantised activations, [heads][rows]; fast mode only.
 struct HeadActivationBuffer {
-  private let q8: UnsafeMutableRawPointer?
-  private let bf16: UnsafeMutableRawPointer?
-  private let q8Bytes: Int
-  private let bf16Bytes: Int
+  private let quantised: QuantisedForms
   private let rows: Int
 
-  init(_ arena: inout Arena, heads: Int, rows: Int, columns: Int, compute: ComputeMode) {
+  init(_ arena: inout Arena, heads: Int, rows: Int, columns: Int, compute: ComputeMode, integers: Bool = false) {
     self.rows = rows
-    let quantises = compute == .fast
-    q8Bytes = quantises && columns % 32 == 0 ? qk_activation_bytes(QK_ACT_Q8, columns) : 0
-    bf16Bytes = quantises ? qk_activation_bytes(QK_ACT_BF16, columns) : 0
-    q8 = q8Bytes > 0 ? UnsafeMutableRawPointer(arena.room(UInt8.self, heads, rows, q8Bytes)) : nil
-    bf16 = bf16Bytes > 0 ? UnsafeMutableRawPointer(arena.room(UInt8.self, heads, rows, bf16Bytes)) : nil
+    quantised = QuantisedForms(&arena, copies: heads, rows: rows, columns: columns, compute: compute, integers: integers)
   }
 
-  func forms(_ needs: ActivationNeeds) -> qe_head_activations {
-    qe_head_activations(
-      q8: needs.q8 ? q8 : nil, bf16: needs.bf16 ? bf16 : nil, q8_bytes: q8Bytes, bf16_bytes: bf16Bytes, capacity: rows)
-  }
+  func forms(_ needs: ActivationNeeds) -> qe_head_activations { quantised.heads(needs, capacity: rows) }
 
-  func source(for matrix: Matrix, head: Int, row: Int) -> UnsafeRawPointer {
-    let isQ8 = matrix.activation == QK_ACT_Q8
-    guard let base = isQ8 ? q8 : bf16 else { preconditionFailure("no activations in the form this matrix reads") }
-    return UnsafeRawPointer(base + (head * rows + row) * (isQ8 ? q8Bytes : bf16Bytes))
-  }
+  func source(for matrix: Matrix, head: Int, row: Int) -> UnsafeRawPointer { quantised.row(head * rows + row, for: matrix) }
 }
 
 /// Gate and up products of a feed-forward part; the hidden activations replace the gate's.
@@ -159,7 +174,7 @@ struct Scratch {
     query = arena.room(Float.self, tokens, heads, shape.queryHeadDim)
     latent = arena.room(Float.self, tokens, c + r)
     queryLatent = arena.room(Float.self, tokens, heads, c + r)
-    nope = HeadActivationBuffer(&arena, heads: heads, rows: tokens, columns: shape.nopeDim, compute: compute)
+    nope = HeadActivationBuffer(&arena, heads: heads, rows: tokens, columns: shape.nopeDim, compute: compute, integers: true)
     softmaxMaximum = arena.room(Float.self, tokens, heads)
     softmaxSum = arena.room(Float.self, tokens, heads)
     attended = arena.room(Float.self, tokens, heads, c)
@@ -219,7 +234,8 @@ struct ExpandedScratch {
 
   init(_ arena: inout Arena, _ shape: Hyperparameters, _ options: EngineOptions) {
     let (tokens, heads) = (options.maxBatchTokens, shape.headCount)
-    latents = ActivationBuffer(&arena, rows: AttentionLimits.expandedKeys, columns: shape.latentRank, compute: options.compute)
+    latents = ActivationBuffer(
+      &arena, rows: AttentionLimits.expandedKeys, columns: shape.latentRank, compute: options.compute, integers: true)
     maximum = arena.room(Float.self, heads, tokens)
     sum = arena.room(Float.self, heads, tokens)
     attended = arena.room(Float.self, heads, tokens, shape.valueDim)

@@ -111,7 +111,7 @@ struct WeightBuilder {
     return MatrixList(first: matrices, count: sources.count)
   }
 
-  /// Transposed matrices (SPEC 3.5 "kernel forms"): float32 in exact mode, packed bfloat16 in fast mode.
+  /// Transposed matrices (SPEC 3.5 "kernel forms"): float32 in exact mode, packed 16-bit integers in fast mode.
   mutating func transposed(_ sources: [qk_matrix]) -> MatrixList {
     let matrices = arena.room(qk_matrix.self, sources.count)
     for (index, source) in sources.enumerated() {
@@ -122,15 +122,15 @@ struct WeightBuilder {
       let matrix: qk_matrix
       let destination: UnsafeMutableRawPointer
       if compute == .fast {
-        destination = arena.bytes(qk_packed_bytes(QK_BF16, rows, columns))
-        matrix = qk_packed_matrix(qk_file_matrix(QK_BF16, nil, rows, columns, nil), destination)
+        destination = arena.bytes(qk_packed_bytes(QK_INT16, rows, columns))
+        matrix = qk_packed_matrix(qk_file_matrix(QK_INT16, nil, rows, columns, nil), destination)
       } else {
         destination = UnsafeMutableRawPointer(arena.room(Float.self, rows, columns))
         matrix = qk_file_matrix(QK_F32, destination, rows, columns, nil)
       }
       guard !measuring else { continue }
       (matrices + index).initialize(to: matrix)
-      let kind = compute == .fast ? QE_LOAD_TRANSPOSE_BF16 : QE_LOAD_TRANSPOSE_F32
+      let kind = compute == .fast ? QE_LOAD_TRANSPOSE_INT16 : QE_LOAD_TRANSPOSE_F32
       pieces.append(qe_load_piece(source: source, destination: destination, begin: 0, end: 0, kind: kind))
     }
     return MatrixList(first: matrices, count: sources.count)

@@ -37,7 +37,8 @@ struct WorkerPool: ~Copyable {
   func measureLimits() -> MachineLimits {
     let limits = qk_pool_measure(pool, kernels)
     return MachineLimits(
-      bytesPerSecond: limits.bytes_per_second, int8PerSecond: limits.int8_per_second, bf16PerSecond: limits.bf16_per_second)
+      bytesPerSecond: limits.bytes_per_second, int8PerSecond: limits.int8_per_second, bf16PerSecond: limits.bf16_per_second,
+      int16PerSecond: limits.int16_per_second)
   }
 
   func multiply(_ tasks: UnsafeMutablePointer<qk_matmul_task>, count: Int) {
@@ -46,11 +47,12 @@ struct WorkerPool: ~Copyable {
   }
 }
 
-/// Measured rates of all workers together: memory read, int8 and bfloat16 operations (a multiplication and an addition are two).
+/// Measured rates of all workers together: memory read, int8, bfloat16 and int16 operations (a multiplication and an addition are two).
 package struct MachineLimits: Sendable, Encodable {
   package let bytesPerSecond: Double
   package let int8PerSecond: Double
   package let bf16PerSecond: Double
+  package let int16PerSecond: Double
 }
 
 private let outOfMemory: Int32 = 12  // ENOMEM

@@ -157,7 +157,7 @@ extension ServerSettings {
   package var engineOptions: EngineOptions {
     EngineOptions(
       threads: threads > 0 ? threads : ProcessorCount.usable(), compute: ComputeMode(rawValue: compute) ?? .fast,
-      cacheType: CacheType(rawValue: cacheType) ?? .bf16, cacheTokens: cacheTokens > 0 ? cacheTokens : nil, blockTokens: blockTokens,
+      cacheType: CacheType(rawValue: cacheType) ?? .int16, cacheTokens: cacheTokens > 0 ? cacheTokens : nil, blockTokens: blockTokens,
       maxBatchTokens: maxBatchTokens, maxSequences: maxSequences, memoryReserveBytes: memoryReserveMiB << 20)
   }
 

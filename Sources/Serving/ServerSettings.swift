@@ -18,7 +18,7 @@ package struct ServerSettings: Sendable, Equatable {
   // Engine
   package var threads = 0
   package var compute = "fast"
-  package var cacheType = "bf16"
+  package var cacheType = "int16"
   package var cacheTokens = 0
   package var blockTokens = 16
   package var memoryReserveMiB = 1024
@@ -89,7 +89,7 @@ package struct SettingKey: Sendable {
     SettingKey("protectMetrics", .boolean(\.protectMetrics)),
     SettingKey("threads", .integer(\.threads, 0...1024)),
     SettingKey("compute", .choice(\.compute, ["fast", "exact"])),
-    SettingKey("cacheType", .choice(\.cacheType, ["bf16", "f32", "int8", "int6"])),
+    SettingKey("cacheType", .choice(\.cacheType, ["int16", "bf16", "f32", "int8", "int6"])),
     SettingKey("cacheTokens", .integer(\.cacheTokens, 0...1 << 30)),
     SettingKey("blockTokens", .integer(\.blockTokens, 1...1024)),
     SettingKey("memoryReserveMiB", .integer(\.memoryReserveMiB, 0...1 << 24)),

@@ -93,11 +93,11 @@ struct Bench: ParsableCommand {
     }
   }
 
-  /// Per stage: time, share of the step, and how near memory and arithmetic are to what the machine can do (int8 rate; bf16 for attention).
+  /// Per stage: time, share of the step, and how near memory and arithmetic are to what the machine can do (int8 rate; int16 for attention).
   private func printStages(_ results: [BenchResult], _ limits: MachineLimits) {
     Terminal.print(
       "\nlimits measured: memory \(rounded(limits.bytesPerSecond / 1e9)) GB/s, int8 \(rounded(limits.int8PerSecond / 1e9)) GOP/s, "
-        + "bf16 \(rounded(limits.bf16PerSecond / 1e9)) GFLOP/s")
+        + "int16 \(rounded(limits.int16PerSecond / 1e9)) GOP/s, bf16 \(rounded(limits.bf16PerSecond / 1e9)) GFLOP/s")
     for r in results {
       Terminal.print(
         "\n\(r.kind) prompt \(r.promptTokens), depth \(r.depth), batch \(r.batch): \(rounded(r.secondsPerStep * 1e3)) ms per step")
@@ -105,7 +105,7 @@ struct Bench: ParsableCommand {
       for stage in r.stages where stage.secondsPerStep > 0 {
         let bandwidth = stage.bytesPerStep / stage.secondsPerStep
         let rate = stage.operationsPerStep / stage.secondsPerStep
-        let peak = stage.stage == Stage.attention.name ? limits.bf16PerSecond : limits.int8PerSecond
+        let peak = stage.stage == Stage.attention.name ? limits.int16PerSecond : limits.int8PerSecond
         let columns = [
           left(stage.stage, 22), right("\(rounded(stage.secondsPerStep * 1e3))", 8), right(percent(stage.share), 8),
           right(stage.bytesPerStep > 0 ? "\(rounded(bandwidth / 1e9))" : "", 8),

@@ -14,7 +14,7 @@ struct ModelOptions: ParsableArguments {
   @Option(help: ArgumentHelp("fast: activations in bf16 or int8 blocks. exact: float32 throughout.", valueName: "fast|exact"))
   var compute: String?
 
-  @Option(help: ArgumentHelp("Element type of the latent cache.", valueName: "bf16|f32|int8|int6"))
+  @Option(help: ArgumentHelp("Element type of the latent cache.", valueName: "int16|bf16|f32|int8|int6"))
   var cacheType: String?
 
   @Option(help: ArgumentHelp("Tokens the latent cache holds; 0: what fits into free memory.", valueName: "n"))

@@ -25,6 +25,7 @@ private final class Problem {
     scratch = Memory(qk_matmul_scratch_bytes(columns))
     values = [Float](repeating: 0, count: rows * columns)
     fillWithRandomWeights(file, type: type, &random)
+    if type == QK_INT16 { fillWithIntegerRows(file, rows: rows, columns: columns, &random) }
     let base = scales.withUnsafeMutableBufferPointer { $0.baseAddress }  // the array is never changed again
     exact = qk_file_matrix(type, file.base, rows, columns, type == QK_F8_E4M3 ? UnsafePointer(base) : nil)
     packed = qk_packed_matrix(exact, packedMemory.base)
@@ -85,12 +86,24 @@ private func fillWithRandomWeights(_ memory: Memory, type: qk_type, _ random: in
     case QK_F16: at.storeBytes(of: UInt16(0x2C00 + random.below(0x1000)) | UInt16(random.below(2)) << 15, as: UInt16.self)
     case QK_BF16: at.storeBytes(of: UInt16(truncatingIfNeeded: random.normal().bitPattern >> 16), as: UInt16.self)
     case QK_F8_E4M3: at.storeBytes(of: UInt8(random.below(0x7F)) | UInt8(random.below(2)) << 7, as: UInt8.self)
+    case QK_INT16: break  // filled row by row
     default:
       for b in 0..<elementBytes { at.storeBytes(of: UInt8(truncatingIfNeeded: random.bits()), toByteOffset: b, as: UInt8.self) }
       for field in f16Fields[type.rawValue] ?? [] {
         at.storeBytes(of: UInt16(0x2000 + random.below(0x800)) | UInt16(random.below(2)) << 15, toByteOffset: field, as: UInt16.self)
       }
     }
+  }
+}
+
+/// INT16 rows keep the rule that no sum of products overflows: made as the kernels make them, from random numbers.
+private func fillWithIntegerRows(_ memory: Memory, rows: Int, columns: Int, _ random: inout Random) {
+  let one = Memory(qk_activation_bytes(QK_ACT_INT16, columns))
+  let rowBytes = qk_row_bytes(QK_INT16, columns)
+  for row in 0..<rows {
+    qk_kernels_scalar().pointee.quantize_activations(QK_ACT_INT16, random.normals(columns), columns, 1, columns, one.base)
+    (memory.base + row * rowBytes).copyMemory(from: one.base, byteCount: 4)
+    (memory.base + row * rowBytes + 4).copyMemory(from: one.base + 64, byteCount: rowBytes - 4)
   }
 }
 
@@ -102,8 +115,11 @@ private func columnChoices(_ type: qk_type) -> [Int] {
   }
 }
 
+/// The file's types and the kernels' own.
+private let productTypes = allTypes + [QK_INT16]
+
 @Suite struct MatmulTests {
-  @Test(arguments: allTypes.map(\.rawValue)) func exactProduct(rawType: UInt32) {
+  @Test(arguments: productTypes.map(\.rawValue)) func exactProduct(rawType: UInt32) {
     for columns in columnChoices(qk_type(rawValue: rawType)) {
       for (rows, tokens) in [(1, 1), (5, 3), (33, 9)] {
         let p = Problem(qk_type(rawValue: rawType), rows: rows, columns: columns, tokens: tokens, seed: UInt64(columns * 97 + rows))
@@ -115,7 +131,7 @@ private func columnChoices(_ type: qk_type) -> [Int] {
     }
   }
 
-  @Test(arguments: allTypes.map(\.rawValue)) func fastProduct(rawType: UInt32) {
+  @Test(arguments: productTypes.map(\.rawValue)) func fastProduct(rawType: UInt32) {
     for columns in columnChoices(qk_type(rawValue: rawType)) {
       for (rows, tokens) in [(1, 1), (5, 3), (33, 9), (70, 18)] {
         let p = Problem(qk_type(rawValue: rawType), rows: rows, columns: columns, tokens: tokens, seed: UInt64(columns * 89 + rows))
@@ -133,7 +149,7 @@ private func columnChoices(_ type: qk_type) -> [Int] {
     }
   }
 
-  @Test(arguments: allTypes.map(\.rawValue), [false, true]) func bitsDoNotDependOnTheBatch(rawType: UInt32, fast: Bool) {
+  @Test(arguments: productTypes.map(\.rawValue), [false, true]) func bitsDoNotDependOnTheBatch(rawType: UInt32, fast: Bool) {
     let type = qk_type(rawValue: rawType)
     let columns = qk_block_elements(type) == 1 ? 275 : qk_block_elements(type) == 32 ? 352 : 512
     let (rows, tokens) = (53, 70)
@@ -179,7 +195,7 @@ private func columnChoices(_ type: qk_type) -> [Int] {
     x[70] = .infinity
     x[100] = .nan
     x[130] = 3e38
-    for kind in [QK_ACT_Q8, QK_ACT_BF16] {
+    for kind in [QK_ACT_Q8, QK_ACT_BF16, QK_ACT_INT16] {
       let bytes = tokens * qk_activation_bytes(kind, columns)
       let outputs = allVariants.map { variant in
         let memory = Memory(bytes)
@@ -195,7 +211,7 @@ private func columnChoices(_ type: qk_type) -> [Int] {
 
   @Test func anyBitsAreSurvived() {
     var random = Random(17)
-    for type in allTypes {
+    for type in productTypes {
       let p = Problem(type, rows: 20, columns: max(qk_block_elements(type), 256), tokens: 3, seed: 1)
       for i in 0..<p.file.byteCount {
         p.file.base.storeBytes(of: UInt8(truncatingIfNeeded: random.bits()), toByteOffset: i, as: UInt8.self)

@@ -53,7 +53,7 @@ import Testing
   func cacheTypes(_ tiny: TinyModel) throws {
     let model = try ModelFile(path: tiny.path)
     // int6's steps are four times int8's. On v3 that changes experts in the typical prompt too, not only in the worst.
-    let bounds: [(CacheType, Double)] = [(.bf16, 5e-2), (.int8, 1e-1), (.int6, tiny.name.contains("v3-") ? 4e-1 : 2e-1)]
+    let bounds: [(CacheType, Double)] = [(.bf16, 5e-2), (.int16, 1e-2), (.int8, 1e-1), (.int6, tiny.name.contains("v3-") ? 4e-1 : 2e-1)]
     for (cache, bound) in bounds {
       let driver = try Driver(model, Self.options(.exact, cache))
       let results = tiny.prompts.map { driver.run($0.ids, greedy: 1).logits }

@@ -19,7 +19,7 @@ import Testing
       memoryReserveBytes: 0, expandedFromTokens: nil)
   }
 
-  static let modes: [(ComputeMode, CacheType)] = [(.exact, .f32), (.fast, .bf16), (.fast, .int8), (.fast, .int6)]
+  static let modes: [(ComputeMode, CacheType)] = [(.exact, .f32), (.fast, .int16), (.fast, .bf16), (.fast, .int8), (.fast, .int6)]
 
   @Test(arguments: TinyModels.directories + TinyModels.ggufSample)
   func chunksGiveTheSameBits(_ tiny: TinyModel) throws {
@@ -76,7 +76,7 @@ import Testing
   @Test(arguments: TinyModels.directories)
   func sharedPrefixAndRecomputeChangeNothing(_ tiny: TinyModel) throws {
     let model = try ModelFile(path: tiny.path)
-    let driver = try Driver(model, Self.options(.fast, .bf16))
+    let driver = try Driver(model, Self.options(.fast, .int16))
     let ids = tiny.prompts[tiny.longestPrompt].ids
     let first = driver.run(ids, greedy: 5, firstBlock: 0)
     // Another sequence finds the first blocks of the first one in the prefix cache.
@@ -95,7 +95,7 @@ import Testing
   @Test(arguments: TinyModels.directories)
   func threadsAndWantedRowsChangeNothing(_ tiny: TinyModel) throws {
     let model = try ModelFile(path: tiny.path)
-    var options = Self.options(.fast, .bf16)
+    var options = Self.options(.fast, .int16)
     let ids = tiny.prompts[0].ids
     var results: [[[Float]]] = []
     for threads in [1, 2, 5] {

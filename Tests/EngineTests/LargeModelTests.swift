@@ -29,7 +29,7 @@ import Testing
     }
     Self.report(fast, ids)
     options.compute = .fast
-    options.cacheType = .bf16
+    options.cacheType = .int16
     options.expandedFromTokens = nil
     print("absorbed form only:")
     Self.report(try Driver(model, options), ids)

@@ -17,14 +17,16 @@ typedef struct qe_workers {
   const qk_kernels *kernels;
 } qe_workers;
 
-/// Rows of activations in the forms that the next products read. f32 is always written; q8 and bf16 if not NULL.
+/// Rows of activations in the forms that the next products read. f32 is always written; the others if not NULL.
 typedef struct qe_activations {
   float *f32;             // [rows, f32_stride]
   qk_int f32_stride;
   void *_Nullable q8;     // row i at q8 + i * q8_bytes
   void *_Nullable bf16;   // row i at bf16 + i * bf16_bytes
+  void *_Nullable int16;  // row i at int16 + i * int16_bytes
   qk_int q8_bytes;
   qk_int bf16_bytes;
+  qk_int int16_bytes;
 } qe_activations;
 
 /// residual[t] = embedding row tokens[t], dequantised.
@@ -77,7 +79,8 @@ void qe_run_quantize(qe_workers workers, const qe_quantize *job);
 typedef struct qe_head_activations {
   void *_Nullable q8;
   void *_Nullable bf16;
-  qk_int q8_bytes, bf16_bytes;
+  void *_Nullable int16;
+  qk_int q8_bytes, bf16_bytes, int16_bytes;
   qk_int capacity;                          // rows per head
 } qe_head_activations;
 
@@ -207,7 +210,7 @@ typedef enum qe_load_kind {
   QE_LOAD_FLOATS = 0,       // dequantise rows [begin, end) to float32 at destination (whole matrix there)
   QE_LOAD_PACK = 1,         // qk_pack groups [begin, end)
   QE_LOAD_TRANSPOSE_F32 = 2,   // destination = transposed source as float32 [columns, rows]
-  QE_LOAD_TRANSPOSE_BF16 = 3,  // destination = transposed source as packed bfloat16 [columns, rows]
+  QE_LOAD_TRANSPOSE_INT16 = 3,  // destination = transposed source as packed INT16 [columns, rows]
 } qe_load_kind;
 
 typedef struct qe_load_piece {

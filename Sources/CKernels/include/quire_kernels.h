@@ -15,10 +15,11 @@
 
 // ---------------------------------------------------------------------------------------------- weights
 
-/// Element formats; the numbers are GGUF's (SPEC 3.6), F8_E4M3 is ours (SPEC 3.3).
+/// Element formats; the numbers are GGUF's (SPEC 3.6), F8_E4M3 (SPEC 3.3) and INT16 are ours. INT16 is in no file: a row is a float32 scale
+/// and 16-bit integers of it, an even number; the kernels' own form of matrices that are transposed at load.
 typedef enum qk_type {
   QK_F32 = 0, QK_F16 = 1, QK_Q4_0 = 2, QK_Q4_1 = 3, QK_Q5_0 = 6, QK_Q5_1 = 7, QK_Q8_0 = 8, QK_Q2_K = 10, QK_Q3_K = 11,
-  QK_Q4_K = 12, QK_Q5_K = 13, QK_Q6_K = 14, QK_IQ4_NL = 20, QK_IQ4_XS = 23, QK_BF16 = 30, QK_F8_E4M3 = 100,
+  QK_Q4_K = 12, QK_Q5_K = 13, QK_Q6_K = 14, QK_IQ4_NL = 20, QK_IQ4_XS = 23, QK_BF16 = 30, QK_F8_E4M3 = 100, QK_INT16 = 101,
 } qk_type;
 
 /// QK_FILE: rows one after the other as in the file, any alignment (may point into a mapping). Read by `dequantize_rows`
@@ -69,8 +70,8 @@ void qk_transpose_f32(const float *in, qk_int rows, qk_int columns, qk_int in_st
 // ------------------------------------------------------------------------------------------ activations
 
 /// What `matmul_fast` wants on its right side. QK_ACT_Q8: int8 blocks of 32 with scale and sums (all quantised types).
-/// QK_ACT_BF16: bfloat16 (F32, F16, BF16, F8_E4M3 weights; any column count).
-typedef enum qk_activation { QK_ACT_Q8 = 0, QK_ACT_BF16 = 1 } qk_activation;
+/// QK_ACT_BF16: bfloat16 (F32, F16, BF16, F8_E4M3 weights; any column count). QK_ACT_INT16: 16-bit integers with one scale (INT16 weights).
+typedef enum qk_activation { QK_ACT_Q8 = 0, QK_ACT_BF16 = 1, QK_ACT_INT16 = 2 } qk_activation;
 
 qk_activation qk_activation_for(qk_type weights);
 /// Bytes of one token's quantised activations, a multiple of 64: token t starts at buffer + t * that.
@@ -81,10 +82,10 @@ qk_int qk_matmul_scratch_bytes(qk_int columns);
 
 // ---------------------------------------------------------------------------------------- latent cache
 
-typedef enum qk_cache_type { QK_CACHE_F32 = 0, QK_CACHE_BF16 = 1, QK_CACHE_INT8 = 2, QK_CACHE_INT6 = 3 } qk_cache_type;
+typedef enum qk_cache_type { QK_CACHE_F32 = 0, QK_CACHE_BF16 = 1, QK_CACHE_INT8 = 2, QK_CACHE_INT6 = 3, QK_CACHE_INT16 = 4 } qk_cache_type;
 
 /// Bytes of one cache row (one token, one layer): latent [c] and rope key [r].
-/// f32, bf16: c + r values. int8: f32 scale per 64 latents, then r bf16, then c int8. int6: bf16 scale per 32 latents, then r bf16, then
+/// f32, bf16: c + r values. int16: f32 scales of latent and rope key, then c + r int16. int8: f32 scale per 64 latents, then r bf16, then c int8. int6: bf16 scale per 32 latents, then r bf16, then
 /// latents of 6 bits, 4 in 3 bytes. Rounded up to 4 bytes.
 qk_int qk_cache_row_bytes(qk_cache_type type, qk_int c, qk_int r);
 
@@ -208,10 +209,13 @@ typedef struct qk_kernels {
   /// out[i * out_stride + j] = u[i, j] / l[i]; zero for rows that saw nothing. out may be u.
   void (*attention_finish)(const qk_softmax_state *s, qk_int rows, qk_int width, float *out, qk_int out_stride);
 
-  /// Keeps the arithmetic units busy, without memory: `rounds` times the dot product instruction of quantised (int8) and of bfloat16
+  /// Keeps the arithmetic units busy, without memory: `rounds` times the dot product instruction of quantised (int8), bfloat16 and int16
   /// products. Returns the operations done (a multiplication and an addition are two). For rooflines.
   qk_int (*peak_int8)(qk_int rounds);
   qk_int (*peak_bf16)(qk_int rounds);
+  qk_int (*peak_int16)(qk_int rounds);
+  /// Reads memory as fast as it can: a sum of it, so that nothing is left out. `bytes` a multiple of 256.
+  uint64_t (*peak_read)(const void *memory, qk_int bytes);
 } qk_kernels;
 
 const qk_kernels *qk_kernels_scalar(void);
@@ -240,10 +244,10 @@ typedef struct qk_matmul_task {
 /// Runs all products, row tiles claimed dynamically (one pool run, no allocation): one matrix, gate+up, or the touched
 /// experts of a step. The pool's per-worker scratch must hold qk_matmul_scratch_bytes of the widest matrix.
 void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, qk_matmul_task *tasks, qk_int count);
-/// What all workers together can do at best: bytes read from memory, int8 and bfloat16 operations, per second. Takes a fifth of a second
+/// What all workers together can do at best: bytes read from memory, int8, bfloat16 and int16 operations, per second. Takes a fifth of a second
 /// and 256 MiB; zeros if that memory is not to be had.
 typedef struct qk_limits {
-  double bytes_per_second, int8_per_second, bf16_per_second;
+  double bytes_per_second, int8_per_second, bf16_per_second, int16_per_second;
 } qk_limits;
 qk_limits qk_pool_measure(qk_pool *pool, const qk_kernels *kernels);
 /// qk_pack of a whole matrix on all workers.

@@ -1,0 +1,97 @@
+// Private body, compiled once per ISA: rows of floats as 16-bit integers with one scale (cache.h), and the products of INT16 matrices.
+// Integer sums are exact, so the order of a product's additions is free.
+
+/// The largest magnitude, as bits: Inf is larger than all numbers, NaN larger than Inf.
+INLINE int32_t largest_bits(const float *x, qk_int count) {
+  const vi magnitude = i_set1(0x7FFFFFFF);
+  vi largest = i_set1(0);
+  for (qk_int i = 0; i < count; i += 16) largest = i_max(largest, i_and(bits_of_f(f_loadn(x + i, count - i)), magnitude));
+  return i_hmax(largest);
+}
+
+/// Squares of x * factor in 16 chains, folded in a fixed order: the scalar variant does the same.
+INLINE float sum_of_squares(const float *x, qk_int count, vf factor) {
+  vf sum = f_zero();
+  for (qk_int i = 0; i < count; i += 16) {
+    const vf v = f_mul(f_loadn(x + i, count - i), factor);
+    sum = f_add(sum, f_mul(v, v));
+  }
+  return f_sum(sum);
+}
+
+/// A row as integers (cache.h), then zeros up to `width`; returns its scale.
+static float put_int16(const float *x, qk_int count, qk_int width, int16_t *out) {
+  float squares = sum_of_squares(x, count, f_set1(1)), largest = 1;
+  if (!qk_int16_is_plain(squares)) {
+    largest = qk_float_of_bits((uint32_t)largest_bits(x, count));
+    if (!(largest >= 1e-30f && largest <= 3.4028235e38f)) {
+      memset(out, 0, (size_t)width * 2);
+      return largest < 1e-30f ? 0 : NAN;
+    }
+    squares = sum_of_squares(x, count, f_set1(1.0f / largest));
+  }
+  const qk_int16_rule rule = qk_int16_scale(sqrtf(squares), largest);
+  const vf first = f_set1(rule.first), second = f_set1(rule.second);
+  qk_int i = 0;
+  for (; i + 16 <= count; i += 16) _mm256_storeu_si256((__m256i_u *)(out + i), i16_of_i(i_of_f(f_mul(f_mul(f_load(x + i), first), second))));
+  if (i < count) {
+    int16_t lanes[16];
+    _mm256_storeu_si256((__m256i_u *)lanes, i16_of_i(i_of_f(f_mul(f_mul(f_loadn(x + i, count - i), first), second))));
+    memcpy(out + i, lanes, (size_t)(count - i) * 2);
+  }
+  memset(out + count, 0, (size_t)(width - count) * 2);
+  return rule.scale;
+}
+
+static void load_int16(const uint8_t *scale, const uint8_t *q, qk_int count, float *out) {
+  const float unit = qk_float_of_bits(qk_load32(scale));
+  qk_int i = 0;
+  for (; i + 16 <= count; i += 16) f_store(out + i, f_mul(f_set1(unit), f_of_i(i_of_i16(q + 2 * i))));
+  for (; i < count; i++) out[i] = unit * (float)(int16_t)qk_load16(q + 2 * i);
+}
+
+/// rows x tokens register tile: `groups` groups of 16 rows.
+INLINE void int16_micro(const uint8_t *const *group, const uint8_t *const *x, qk_int pairs, float *const *y, qk_int rows_left, const int groups,
+                        const int tokens) {
+  vi acc[4][4];
+  for (int g = 0; g < groups; g++)
+    for (int t = 0; t < tokens; t++) acc[g][t] = i_set1(0);
+  for (qk_int k = 0; k < pairs; k++) {
+    vi w[4];
+    for (int g = 0; g < groups; g++) w[g] = i_load(group[g] + 64 + 64 * k);
+    for (int t = 0; t < tokens; t++) {
+      const vi pair = i_set1((int32_t)qk_load32(x[t] + QK_INT16_ACTIVATION_HEAD_BYTES + 4 * k));
+      for (int g = 0; g < groups; g++) acc[g][t] = i_dot16(acc[g][t], w[g], pair);
+    }
+  }
+  for (int g = 0; g < groups; g++)
+    for (int t = 0; t < tokens; t++) {
+      const vf scale = f_mul(f_load(group[g]), f_set1(qk_float_of_bits(qk_load32(x[t]))));
+      f_storen(y[t] + 16 * g, f_mul(f_of_i(acc[g][t]), scale), rows_left - 16 * g);
+    }
+}
+
+static void int16_rows(const qk_matrix *w, qk_int begin, qk_int end, const uint8_t *activations, const int32_t *index, qk_int tokens, float *y,
+                       qk_int y_stride) {
+  const qk_int group_bytes = w->row_bytes * QK_ROW_GROUP, pairs = (w->columns + 1) / 2, x_bytes = qk_activation_bytes(QK_ACT_INT16, w->columns);
+  for (qk_int i = begin; i < end;) {
+    const int groups = qk_group_count(end - i) >= DOT_COLUMNS ? DOT_COLUMNS : 1;
+    const uint8_t *group[4];
+    for (int g = 0; g < groups; g++) group[g] = (const uint8_t *)w->data + (i / QK_ROW_GROUP + g) * group_bytes;
+    for (qk_int t = 0; t < tokens;) {
+      const int count = tokens - t >= DOT_ROWS ? DOT_ROWS : 1;
+      const uint8_t *x[4];
+      float *out[4];
+      for (int j = 0; j < count; j++) {
+        x[j] = activations + (index ? index[t + j] : t + j) * x_bytes;
+        out[j] = y + (t + j) * y_stride + i;
+      }
+      if (groups == DOT_COLUMNS && count == DOT_ROWS) int16_micro(group, x, pairs, out, end - i, DOT_COLUMNS, DOT_ROWS);
+      else if (groups == DOT_COLUMNS) int16_micro(group, x, pairs, out, end - i, DOT_COLUMNS, 1);
+      else if (count == DOT_ROWS) int16_micro(group, x, pairs, out, end - i, 1, DOT_ROWS);
+      else int16_micro(group, x, pairs, out, end - i, 1, 1);
+      t += count;
+    }
+    i += 16 * groups;
+  }
+}
