@@ -43,6 +43,13 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
       .exact = job->exact,
   };
   call.pages.table = job->tables + item->table;
+  // Calls are claimed in turn: this worker's next one is about as many further as there are workers.
+  qk_int next = i + qk_pool_threads(c->pool);
+  if (next < job->item_count) {
+    call.next_table = job->tables + job->items[next].table;
+    call.next_begin = job->items[next].begin;
+    call.next_end = job->items[next].end;
+  }
   c->kernels->attention_latent(&call, qk_pool_scratch(c->pool, worker));
   if (item->slot < 0) finish_rows(c, state, item->token, item->tokens, item->head, item->heads);
 }

@@ -75,7 +75,7 @@ qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_wi
 
 // A run of products is cut into jobs of about equal work, many enough that an uneven end or a busy core costs little, large enough that
 // weights stream.
-enum { JOBS_PER_THREAD = 20, LEAST_JOB_BYTES = 8 << 10, MOST_JOB_BYTES = 256 << 10, MOST_ROWS_OF_MANY = 128, MANY_TOKENS = 32, FEW_TOKENS = 4 };
+enum { JOBS_PER_THREAD = 20, LEAST_JOB_BYTES = 8 << 10, MOST_JOB_BYTES = 1 << 20, MOST_ROWS_OF_MANY = 128, MANY_TOKENS = 32, FEW_TOKENS = 4 };
 
 typedef struct matmul_run {
   qk_pool *pool;

@@ -81,6 +81,11 @@ INLINE int32_t i_hsum(vi x) {
   q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4E));
   return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xB1)));
 }
+/// The sums of two vectors.
+INLINE void i_hsum2(vi x, vi y, int32_t *out) {
+  out[0] = i_hsum(x);
+  out[1] = i_hsum(y);
+}
 INLINE vf f_of_bits(vi x) { return EACH_F(_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)); }
 INLINE vi bits_of_f(vf x) { return EACH_I(_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)); }
 INLINE vf f_of_i(vi x) { return EACH_F(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }

@@ -45,6 +45,13 @@ INLINE vi i_srl(vi a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
 INLINE vi i_sra(vi a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }
 INLINE int32_t i_hmax(vi a) { return _mm512_reduce_max_epi32(a); }
 INLINE int32_t i_hsum(vi a) { return _mm512_reduce_add_epi32(a); }
+/// The sums of two vectors.
+INLINE void i_hsum2(vi a, vi b, int32_t *out) {
+  const __m512i pairs = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));  // a, a, b, b in each lane
+  const __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
+  const __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+  _mm_storel_epi64((__m128i_u *)out, _mm_shuffle_epi32(_mm_add_epi32(q, _mm_srli_epi64(q, 32)), 0x08));
+}
 INLINE vf f_of_bits(vi a) { return _mm512_castsi512_ps(a); }
 INLINE vi bits_of_f(vf a) { return _mm512_castps_si512(a); }
 INLINE vf f_of_i(vi a) { return _mm512_cvtepi32_ps(a); }

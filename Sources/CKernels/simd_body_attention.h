@@ -27,8 +27,7 @@ typedef struct key_tile {
   qk_int value_stride;           // padded value width, a multiple of 16 (float only)
   qk_int begin;
   int keys;
-  int ahead_keys;                     // cache rows to fetch meanwhile, each ahead_bytes long
-  qk_int ahead_bytes;
+  int ahead_keys;                // cache rows to fetch meanwhile
   const uint8_t *ahead[QK_KEY_TILE];
   float scale[QK_KEY_TILE], rest_scale[QK_KEY_TILE], value_scale[QK_KEY_TILE];  // integers; zero beyond `keys`
 } key_tile;

@@ -52,12 +52,14 @@ INLINE void score_micro(const int16_t *q, qk_int q_stride, const uint32_t *panel
 
 INLINE void score_rows(const int16_t *q, qk_int q_stride, const uint32_t *panel, qk_int pairs, int32_t (*sums)[QK_KEY_TILE], bool fresh,
                        int keys, const uint8_t *ahead, const int rows) {
-  if (keys > QK_KEY_TILE / 2)
-    for (int c = 0; c < QK_KEY_TILE / 16; c += DOT_COLUMNS)
-      score_micro(q, q_stride, panel + 16 * c, pairs, (int32_t (*)[QK_KEY_TILE])&sums[0][16 * c], fresh, ahead, rows, DOT_COLUMNS);
-  else
-    for (int c = 0; 16 * c < keys; c++)
-      score_micro(q, q_stride, panel + 16 * c, pairs, (int32_t (*)[QK_KEY_TILE])&sums[0][16 * c], fresh, ahead, rows, 1);
+  for (int c = 0, left = (keys + 15) / 16; left > 0;) {  // sixteens of keys
+    int32_t(*at)[QK_KEY_TILE] = (int32_t(*)[QK_KEY_TILE]) & sums[0][16 * c];
+    const int count = left >= DOT_COLUMNS ? DOT_COLUMNS : left >= 2 ? 2 : 1;
+    if (count == DOT_COLUMNS) score_micro(q, q_stride, panel + 16 * c, pairs, at, fresh, ahead, rows, DOT_COLUMNS);
+    else if (count == 2) score_micro(q, q_stride, panel + 16 * c, pairs, at, fresh, ahead, rows, 2);
+    else score_micro(q, q_stride, panel + 16 * c, pairs, at, fresh, ahead, rows, 1);
+    c += count, left -= count;
+  }
 }
 
 /// Where piece `turn` of `turns` of the next tile's cache rows begins; with none, some line that is at hand.

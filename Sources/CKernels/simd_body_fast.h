@@ -16,6 +16,12 @@ INLINE vi start_of(const int32_t *offset, quant_kind kind) {
   return none ? i_set1(0) : i_sra(i_set1(*offset), kind.shift);
 }
 
+/// Weights to fetch while a tile is multiplied: of each group (at most 2), `lines` cache lines per block, blocks `stride` bytes apart.
+typedef struct fetch_plan {
+  const uint8_t *at[2];
+  int lines, stride;
+} fetch_plan;
+
 /// Cache line `line` of the `lines` that a block fetches ahead: between the products, one at a time, because only some misses can be under
 /// way and a burst of them holds up the loads of what is at hand [M: Q4_K from memory, 6 tokens: 10.4 GB/s a core in bursts, 12.5 spread].
 INLINE void fetch(const uint8_t *ahead, int line, int lines) {
@@ -86,18 +92,20 @@ INLINE void add_block16(vf (*sum)[8], const quant_tile *tile, const uint8_t *con
 }
 
 /// Adds tiles (blocks `first` ..< first + blocks) of `groups` groups x `tokens` tokens to sums [groups][TOKEN_BLOCK, 16]: a token's columns,
-/// once in a register, serve all groups. `ahead`: packed bytes to fetch meanwhile, `ahead_lines` cache lines per block.
+/// once in a register, serve all groups.
 INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk_int first, qk_int blocks, float *sums,
-                        const uint8_t *ahead, int ahead_lines, const int groups, const int tokens, const quant_kind kind) {
+                        fetch_plan plan, const int groups, const int tokens, const quant_kind kind) {
   vf sum[2][8];
   for (int g = 0; g < groups; g++)
     for (int t = 0; t < tokens; t++) sum[g][t] = first == 0 ? f_zero() : f_load(sums + 16 * (g * TOKEN_BLOCK + t));
   for (qk_int b = 0; b < blocks; b++) {
     const uint8_t *q[2] = {tile[0].q + b * tile[0].stride, tile[groups - 1].q + b * tile[groups - 1].stride};
     const qk_int at = first + b;
-    for (int i = 0; groups > 1 && i < ahead_lines; i++) fetch(ahead + 64 * ahead_lines * b, i, ahead_lines);
+    const uint8_t *ahead = plan.at[0] + b * plan.stride;
+    for (int g = 0; groups > 1 && g < groups; g++)
+      for (int i = 0; i < plan.lines; i++) fetch(plan.at[g] + b * plan.stride, i, plan.lines);
     if (kind.sub != 32) {
-      add_block16(sum, tile, q, x, b, at, groups, tokens, kind, ahead + 64 * ahead_lines * b, ahead_lines);
+      add_block16(sum, tile, q, x, b, at, groups, tokens, kind, ahead, plan.lines);
       continue;
     }
     vi acc[2][8];
@@ -105,7 +113,7 @@ INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk
       acc[0][t] = start_of(&x[t][at].offset, kind);
       if (groups > 1) acc[1][t] = acc[0][t];
     }
-    dot_quads(acc, q, x, at, 0, 8, groups, tokens, kind, ahead + 64 * ahead_lines * b, ahead_lines);
+    dot_quads(acc, q, x, at, 0, 8, groups, tokens, kind, ahead, plan.lines);
     for (int g = 0; g < groups; g++) {
       // Q8_0 is used as it lies: the scales stand before the integers.
       const vf scale = kind.scale_inside ? f_of_f16(q[g] - 32) : f_load(tile[g].scale + 16 * b);
@@ -118,15 +126,16 @@ INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk
 
 /// Up to TOKEN_BLOCK tokens against one tile of each group, as evenly cut as the registers allow: 9 tokens are 5 and 4, not 8 and 1.
 INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks, float *sums,
-                         const uint8_t *ahead, int lines, const int groups, const quant_kind kind) {
+                         fetch_plan plan, const int groups, const quant_kind kind) {
   enum { PAIR_TOKENS = QUANT_TOKENS == 8 ? 6 : QUANT_TOKENS };
   const qk_int most = groups > 1 ? PAIR_TOKENS : QUANT_TOKENS;
   qk_int passes = (tokens + most - 1) / most;
-  for (qk_int t = 0; t < tokens; passes--) {
+  plan.lines = (int)((plan.lines + passes - 1) / passes);  // each pass fetches its share
+  for (qk_int t = 0; t < tokens; passes--, plan.at[0] += 64 * plan.lines, plan.at[1] += 64 * plan.lines) {
     const int count = (int)((tokens - t + passes - 1) / passes);
 #define STEP(n) \
   case n: \
-    if (n <= most) quant_micro(tile, x + t, first, blocks, sums + 16 * t, ahead, t == 0 ? lines : 0, groups, n <= QUANT_TOKENS ? n : 1, kind); \
+    if (n <= most) quant_micro(tile, x + t, first, blocks, sums + 16 * t, plan, groups, n <= QUANT_TOKENS ? n : 1, kind); \
     break
     switch (count) {
       STEP(1);
@@ -147,11 +156,11 @@ INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, q
 /// One function per kind of format and number of groups, so that the micro-kernels are specialised.
 #define QUANT_MATMUL(name, constant_shift, ...)                                                                                      \
   static void name(const quant_tile *tile, int groups, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks,     \
-                   float *sums, const uint8_t *ahead, int lines, int shift) {                                                        \
+                   float *sums, const fetch_plan *plan, int shift) {                                                                 \
     const quant_kind kind = {.shift = constant_shift, __VA_ARGS__};                                                                  \
     (void)shift;                                                                                                                     \
-    if (groups > 1 && QUANT_GROUPS > 1 && kind.sub == 32) quant_tokens(tile, x, tokens, first, blocks, sums, ahead, lines, QUANT_GROUPS, kind);        \
-    else quant_tokens(tile, x, tokens, first, blocks, sums, ahead, lines, 1, kind);                                                  \
+    if (groups > 1 && QUANT_GROUPS > 1 && kind.sub == 32) quant_tokens(tile, x, tokens, first, blocks, sums, *plan, QUANT_GROUPS, kind); \
+    else quant_tokens(tile, x, tokens, first, blocks, sums, *plan, 1, kind);                                                         \
   }
 QUANT_MATMUL(matmul_q8_0, 0, .sub = 32, .wide = true, .scale_inside = true)
 QUANT_MATMUL(matmul_iq4, 0, .sub = 32, .wide = true)
@@ -160,7 +169,7 @@ QUANT_MATMUL(matmul_minimum32, 0, .sub = 32, .minimum = true)
 QUANT_MATMUL(matmul_symmetric16, shift, .sub = 16)
 QUANT_MATMUL(matmul_minimum16, 0, .sub = 16, .minimum = true)
 
-typedef void (*quant_function)(const quant_tile *, int, const qk_act_block *const *, qk_int, qk_int, qk_int, float *, const uint8_t *, int, int);
+typedef void (*quant_function)(const quant_tile *, int, const qk_act_block *const *, qk_int, qk_int, qk_int, float *, const fetch_plan *, int);
 
 static quant_function quant_function_for(qk_type type, int *shift) {
   *shift = 0;
@@ -318,9 +327,12 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
       for (int g = 0; g < groups; g++)
         tile[g] = unpack_tile(w->type, group + g * group_bytes, first, blocks, scratch + g * TILE_BYTES, scales + 2 * g * SCALES,
                               scales + (2 * g + 1) * SCALES);
-      // Groups follow each other: also right at a group's end. Of two, the second follows at some distance and finds its way by itself.
-      const uint8_t *ahead = group + (first / 8 + TILES_AHEAD) * tile_bytes;
-      run(tile, groups, x, count, first, blocks, sums, ahead, (int)(tile_bytes / 512) + 1, shift);
+      // Beyond a group's last tile, the first ones of the group that is next; of two, of the next two.
+      const qk_int ahead = first / 8 + TILES_AHEAD, beyond = groups > 1 && 8 * ahead >= nb ? group_bytes : 0;
+      fetch_plan plan = {.lines = (int)(tile_bytes / 512) + 1};
+      for (int g = 0; g < 2; g++) plan.at[g] = group + g * group_bytes + beyond + ahead * tile_bytes;
+      plan.stride = 64 * plan.lines;
+      run(tile, groups, x, count, first, blocks, sums, &plan, shift);
     }
     for (int g = 0; g < groups; g++, i += QK_ROW_GROUP)
       for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * (g * TOKEN_BLOCK + t)), end - i);

@@ -124,20 +124,32 @@ static void find_rows(const qk_pages *p, qk_int begin, qk_int end, const uint8_t
   }
 }
 
-/// Keys [begin, end) of one split, fresh state.
-static void latent_split(attention_run *run, const qk_pages *p, qk_int begin, qk_int end, qk_softmax_state state, const attention_scratch *s) {
+/// The rows that come after the tile that ends at `at`: of the same range, or, at its end, of what comes next.
+static void find_rows_ahead(const qk_latent_attention *a, qk_int at, qk_int end, qk_int last, key_tile *tile) {
+  qk_pages pages = a->pages;
+  qk_int begin = at, stop = smaller(at + QK_KEY_TILE, end);
+  if (at >= last && a->next_table) {
+    pages.table = a->next_table;
+    begin = a->next_begin, stop = smaller(a->next_begin + QK_KEY_TILE, a->next_end);
+  }
+  tile->ahead_keys = begin < stop ? (int)(stop - begin) : 0;
+  find_rows(&pages, begin, stop, tile->ahead);
+}
+
+/// Keys [begin, end) of one split, fresh state. `last` is the end of all splits.
+static void latent_split(attention_run *run, const qk_latent_attention *a, qk_int begin, qk_int end, qk_int last, qk_softmax_state state,
+                         const attention_scratch *s) {
+  const qk_pages *p = &a->pages;
   run->state = state;
   v_attention_reset(&state, run->rows, run->value_width);
   key_tile tile;
-  tile.ahead_bytes = p->row_stride;
-  find_rows(p, begin, smaller(begin + QK_KEY_TILE, end), tile.ahead);
   for (qk_int k = begin; k < end; k += QK_KEY_TILE) {
     tile.begin = k;
     tile.keys = (int)smaller(QK_KEY_TILE, end - k);
+    find_rows(p, k, k + tile.keys, tile.ahead);
     if (run->integers) latent_tile16(run, p, s, &tile);
     else latent_tile(run, p, s, &tile);
-    tile.ahead_keys = (int)smaller(QK_KEY_TILE, end - k - tile.keys);
-    find_rows(p, k + tile.keys, k + tile.keys + tile.ahead_keys, tile.ahead);
+    find_rows_ahead(a, k + tile.keys, end, last, &tile);
     if (run->integers) attend_tile16(run, &tile);
     else attend_tile(run, &tile);
   }
@@ -156,11 +168,11 @@ static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
   const qk_softmax_state part = {.m = s.part_m, .l = s.part_l, .u = s.part_u, .u_stride = padded(c, 16)};
   put_queries(&run, a->q, a->q_stride, c, r, &s);
   qk_int done = smaller(end, (a->begin / QK_SPLIT + 1) * QK_SPLIT);
-  latent_split(&run, &a->pages, a->begin, done, a->state, &s);
+  latent_split(&run, a, a->begin, done, end, a->state, &s);
   while (done < end) {
     const qk_int begin = done;
     done = smaller(end, begin + QK_SPLIT);
-    latent_split(&run, &a->pages, begin, done, part, &s);
+    latent_split(&run, a, begin, done, end, part, &s);
     v_attention_merge(&a->state, &part, run.rows, c);
   }
 }

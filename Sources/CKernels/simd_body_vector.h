@@ -137,7 +137,8 @@ static void quantize_q8(const float *x, qk_int columns, qk_act_block *out) {
     }
     _mm_storeu_si128((__m128i_u *)out[b].q, i8_of_i(q0));
     _mm_storeu_si128((__m128i_u *)(out[b].q + 16), i8_of_i(q1));
-    const int32_t half[2] = {i_hsum(q0), i_hsum(q1)};
+    int32_t half[2];
+    i_hsum2(q0, q1, half);
     qk_act_finish(&out[b], scale, half);
   }
 }

@@ -130,6 +130,8 @@ typedef struct qk_latent_attention {
   qk_int begin, end;
   qk_pages pages;
   qk_softmax_state state;             // value width c
+  const int32_t *_Nullable next_table;  // what this worker will probably be asked next: the first keys of [next_begin, next_end) of that
+  qk_int next_begin, next_end;          // block table are fetched into the cache meanwhile; NULL: nothing
   bool exact;                         // true: f32 products; false: bf16 products allowed
 } qk_latent_attention;
 
