@@ -4,6 +4,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE  // syscall
 #endif
+#include "quire_placement.h"
 #include "quire_pool.h"
 
 #include <linux/futex.h>
@@ -15,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SPIN_NANOSECONDS = 40000, PAUSES_PER_LOOK = 32, CACHE_LINE = 64 };
+enum { PAUSES_PER_LOOK = 32, CACHE_LINE = 64 };
 
 typedef struct worker {
   struct qk_pool *pool;
@@ -29,6 +30,7 @@ struct qk_pool {
   void *context;
   qk_int jobs;
   qk_int threads;
+  qk_int spin_nanoseconds;  // how long a thread looks before it sleeps
   void **scratch;  // [threads]
   qk_int scratch_bytes;
   worker *workers;  // [threads - 1]
@@ -67,7 +69,7 @@ static void claim_jobs(qk_pool *pool, qk_int index) {
 
 /// Waits until the epoch is no longer `seen`: spins, then sleeps.
 static void wait_for_epoch(qk_pool *pool, uint32_t seen) {
-  const int64_t deadline = now_nanoseconds() + SPIN_NANOSECONDS;
+  const int64_t deadline = now_nanoseconds() + pool->spin_nanoseconds;
   while (atomic_load(&pool->epoch) == seen) {
     if (now_nanoseconds() < deadline) {
       pause_a_little();
@@ -94,7 +96,7 @@ static void *worker_main(void *argument) {
 }
 
 static void wait_until_empty(qk_pool *pool) {
-  const int64_t deadline = now_nanoseconds() + SPIN_NANOSECONDS;
+  const int64_t deadline = now_nanoseconds() + pool->spin_nanoseconds;
   uint32_t inside;
   while ((inside = atomic_load(&pool->inside)) != 0) {
     if (now_nanoseconds() < deadline) {
@@ -139,11 +141,14 @@ static void release(qk_pool *pool) {
   free(pool);
 }
 
-qk_pool *qk_pool_create(qk_int threads) {
+qk_pool *qk_pool_create(qk_int threads) { return qk_pool_create_spinning(threads, QK_POOL_SPIN_NANOSECONDS); }
+
+qk_pool *qk_pool_create_spinning(qk_int threads, qk_int spin_nanoseconds) {
   if (threads < 1 || threads > QK_POOL_MAX_THREADS) return NULL;
+  if (spin_nanoseconds < 0 || spin_nanoseconds > QK_POOL_SPIN_NANOSECONDS) return NULL;
   qk_pool *pool = aligned_alloc(CACHE_LINE, (sizeof(qk_pool) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
   if (!pool) return NULL;
-  *pool = (qk_pool){.threads = threads};
+  *pool = (qk_pool){.threads = threads, .spin_nanoseconds = spin_nanoseconds};
   pool->scratch = calloc((size_t)threads, sizeof(void *));
   pool->workers = calloc((size_t)threads, sizeof(worker));
   if (!pool->scratch || !pool->workers) {
@@ -168,6 +173,12 @@ void qk_pool_destroy(qk_pool *pool) {
 }
 
 qk_int qk_pool_threads(const qk_pool *pool) { return pool->threads; }
+
+qk_int qk_pool_pin(qk_pool *pool, const int32_t *cpus) {
+  qk_int refused = 0;
+  for (qk_int i = 1; i < pool->threads; i++) refused += qk_pin_thread(pool->workers[i - 1].thread, cpus[i]) != 0;
+  return refused;
+}
 
 int32_t qk_pool_reserve(qk_pool *pool, qk_int bytes) {
   if (bytes <= pool->scratch_bytes) return 0;

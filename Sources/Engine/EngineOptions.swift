@@ -40,11 +40,13 @@ package struct EngineOptions: Sendable {
   package var expandedFromTokens: Int?
   /// Only for tests: lets the two forms be compared in float32.
   var expandsInExactMode = false
+  /// Where workers and memory are, made for this number of threads.
+  package var placement: Placement
 
   package init(
     threads: Int, compute: ComputeMode = .fast, cacheType: CacheType = .int16, cacheTokens: Int? = nil, blockTokens: Int = 16,
     maxBatchTokens: Int = 512, maxSequences: Int = 64, memoryReserveBytes: Int = 1 << 30, kernels: String? = nil,
-    expandedFromTokens: Int? = 256
+    expandedFromTokens: Int? = 256, placement: Placement = .byKernel
   ) {
     self.threads = threads
     self.compute = compute
@@ -56,15 +58,17 @@ package struct EngineOptions: Sendable {
     self.memoryReserveBytes = memoryReserveBytes
     self.kernels = kernels
     self.expandedFromTokens = expandedFromTokens
+    self.placement = placement
   }
 
   /// Upper limits that keep every product of sizes far inside `Int`.
+  package static let maximumThreads = Int(QK_POOL_MAX_THREADS)
   package static let maximumBatchTokens = 65_536
   package static let maximumSequences = 65_536
   package static let maximumBlockTokens = 1024
 
   func check() throws(EngineError) {
-    try check("threads", threads, in: 1...Int(QK_POOL_MAX_THREADS))
+    try check("threads", threads, in: 1...Self.maximumThreads)
     try check("block tokens", blockTokens, in: 1...Self.maximumBlockTokens)
     try check("max batch tokens", maxBatchTokens, in: 1...Self.maximumBatchTokens)
     try check("max sequences", maxSequences, in: 1...Self.maximumSequences)

@@ -14,13 +14,15 @@ struct LatentCache: ~Copyable {
   private let layerBytes: Int
   private let memory: MappedMemory
 
-  init(_ shape: Hyperparameters, type: CacheType, blockTokens: Int, blockCount: Int) throws(EngineError) {
+  init(
+    _ shape: Hyperparameters, type: CacheType, blockTokens: Int, blockCount: Int, memoryNodes: [Int32] = []
+  ) throws(EngineError) {
     let row = Self.rowBytes(shape, type)
     let (rows, rowsOverflow) = blockTokens.multipliedReportingOverflow(by: blockCount)
     let (bytes, bytesOverflow) = rows.multipliedReportingOverflow(by: row)
     let (total, totalOverflow) = bytes.multipliedReportingOverflow(by: shape.layerCount)
     guard !rowsOverflow, !bytesOverflow, !totalOverflow else { throw .mapFailed(bytes: .max, errno: 0) }
-    memory = try MappedMemory(byteCount: total)
+    memory = try MappedMemory(byteCount: total, interleavedOver: memoryNodes)
     self.type = type
     self.blockTokens = blockTokens
     self.blockCount = blockCount
@@ -33,6 +35,8 @@ struct LatentCache: ~Copyable {
   static func rowBytes(_ shape: Hyperparameters, _ type: CacheType) -> Int {
     qk_cache_row_bytes(type.kernelType, shape.latentRank, shape.ropeDim)
   }
+
+  var interleaveErrno: Int32 { memory.interleaveErrno }
 
   func base(layer: Int) -> UnsafeMutableRawPointer { memory.base + layer * layerBytes }
 

@@ -1,20 +1,26 @@
 // Memory owned by the engine: anonymous mappings that ask for huge pages, and the arena that deals out parts of one.
 // Also what the system says is free. Knows nothing of what is stored.
 
+import CKernels
 import Glibc
 
 /// An anonymous private mapping, zero-filled, given back at the end of its life.
 struct MappedMemory: ~Copyable {
   let base: UnsafeMutableRawPointer
   let byteCount: Int
+  /// The errno of a refused interleave; 0: it was not refused, or not asked for.
+  let interleaveErrno: Int32
 
-  init(byteCount: Int) throws(EngineError) {
+  /// `nodes`: two or more take the pages in turn; otherwise the kernel's own policy holds (the node of the thread that touches a page first).
+  init(byteCount: Int, interleavedOver nodes: [Int32] = []) throws(EngineError) {
     let page = 1 << 12
     let (padded, overflow) = byteCount.addingReportingOverflow(page - 1)
     guard byteCount >= 0, !overflow else { throw .mapFailed(bytes: byteCount, errno: EINVAL) }
     let length = max(padded / page * page, page)
     let mapped = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     guard let mapped, mapped != MAP_FAILED else { throw .mapFailed(bytes: byteCount, errno: errno) }
+    // Before anything touches it, and a wish only: on one node's memory everything works, slower.
+    interleaveErrno = nodes.count > 1 ? qk_interleave(mapped, length, nodes, nodes.count) : 0
     // Advice only: without huge pages everything works, with more TLB misses.
     if length >= 1 << 21 { madvise(mapped, length, MADV_HUGEPAGE) }
     base = mapped

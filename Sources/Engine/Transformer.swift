@@ -12,6 +12,8 @@ package final class Transformer {
   package let plan: MemoryPlan
   package let options: EngineOptions
   package let kernelName: String
+  /// What could not be done about the placement of threads and memory, a line each.
+  package let warnings: [String]
   private let log = StageLog()
 
   private let pool: WorkerPool
@@ -39,8 +41,10 @@ package final class Transformer {
     }
     let plan = if let plan { plan } else { try MemoryPlan.make(model: model, options: options) }
     let weightPlan = try WeightPlan(model: model, options: options)
-    let pool = try WorkerPool(threads: options.threads, kernels: options.kernels)
-    let cache = try LatentCache(shape, type: options.cacheType, blockTokens: plan.blockTokens, blockCount: plan.blockCount)
+    let pool = try WorkerPool(threads: options.threads, kernels: options.kernels, placement: options.placement)
+    let cache = try LatentCache(
+      shape, type: options.cacheType, blockTokens: plan.blockTokens, blockCount: plan.blockCount,
+      memoryNodes: options.placement.memoryNodes)
     let scratchMemory = try MappedMemory(byteCount: try ScratchLayout.arenaBytes(shape, options))
     scratchMemory.populate()
     let weights = try Weights(model: model, plan: weightPlan, options: options, pool: pool, progress: progress)
@@ -51,6 +55,9 @@ package final class Transformer {
     self.plan = plan
     self.options = options
     kernelName = pool.kernelName
+    let refusals = Set([weights.interleaveErrno, cache.interleaveErrno]).filter { $0 != 0 }.sorted()
+    warnings =
+      options.placement.warnings + pool.warnings + refusals.map { "numaInterleave: the system refused to interleave memory (errno \($0))" }
     rotary = RotaryEmbedding(shape)
     attention = LatentAttention(
       shape: shape, scratch: scratch, workers: pool.workers, softmaxScale: rotary.softmaxScale, interleaved: rotary.interleaved,
@@ -68,6 +75,9 @@ package final class Transformer {
   }
 
   deinit { load.deallocate() }
+
+  /// From now on the calling thread makes the batches: it is pinned, if threads are to be. The answer is a warning.
+  package func adoptThread() -> String? { pool.pinCaller() }
 
   /// Whether `forward` can run this batch. The scheduler's batches always can if its limits are the engine's.
   package func check(_ batch: borrowing Batch) throws(EngineError) {

@@ -42,7 +42,7 @@ struct Weights: ~Copyable {
   init(
     model: ModelFile, plan: WeightPlan, options: EngineOptions, pool: borrowing WorkerPool, progress: ((Int, Int) -> Void)?
   ) throws(EngineError) {
-    let memory = try MappedMemory(byteCount: plan.arenaBytes)
+    let memory = try MappedMemory(byteCount: plan.arenaBytes, interleavedOver: options.placement.memoryNodes)
     try pool.reserveScratch(bytes: plan.scratchBytes)
     var builder = WeightBuilder(options: options, arena: Arena(memory), measuring: false)
     let shape = model.hyperparameters
@@ -65,6 +65,8 @@ struct Weights: ~Copyable {
   }
 
   deinit { layers.deallocate() }
+
+  var interleaveErrno: Int32 { memory.interleaveErrno }
 
   private static func load(_ builder: inout WeightBuilder, _ pool: borrowing WorkerPool) {
     qe_run_load(pool.workers, builder.pieces, builder.pieces.count)

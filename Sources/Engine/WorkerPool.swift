@@ -8,8 +8,11 @@ struct WorkerPool: ~Copyable {
   let workers: qe_workers
   let kernels: UnsafePointer<qk_kernels>
   private let pool: OpaquePointer
+  private let callerCPU: Int32?
+  /// Wishes that the system refused, a line each.
+  let warnings: [String]
 
-  init(threads: Int, kernels name: String?) throws(EngineError) {
+  init(threads: Int, kernels name: String?, placement: Placement = .byKernel) throws(EngineError) {
     let table: UnsafePointer<qk_kernels>
     if let name {
       guard let named = qk_kernels_named(name) else { throw .unknownKernels(name: name) }
@@ -17,16 +20,29 @@ struct WorkerPool: ~Copyable {
     } else {
       table = qk_kernels_best()
     }
-    guard let pool = qk_pool_create(threads) else { throw .poolFailed(threads: threads) }
+    let spinNanoseconds = placement.spins ? Int(QK_POOL_SPIN_NANOSECONDS) : 0
+    guard let pool = qk_pool_create_spinning(threads, spinNanoseconds) else { throw .poolFailed(threads: threads) }
     self.pool = pool
     kernels = table
     workers = qe_workers(pool: pool, kernels: table)
+    let cpus = placement.workerCPUs.count == threads ? placement.workerCPUs : []
+    let refused = cpus.isEmpty ? 0 : qk_pool_pin(pool, cpus)
+    callerCPU = cpus.first
+    warnings = refused > 0 ? ["pinThreads: the system refused to pin \(refused) of \(threads) threads"] : []
   }
 
   deinit { qk_pool_destroy(pool) }
 
   var threads: Int { qk_pool_threads(pool) }
   var kernelName: String { String(cString: kernels.pointee.name) }
+
+  /// Pins the calling thread to worker 0's CPU, if pinning is asked for. Not in `init`: whoever makes the pool and loads the weights need
+  /// not be the thread that runs the model, and threads that it starts would inherit its CPU. A refusal is a warning.
+  func pinCaller() -> String? {
+    guard let callerCPU else { return nil }
+    let error = qk_pin_caller(callerCPU)
+    return error == 0 ? nil : "pinThreads: the system refused to pin the engine thread to CPU \(callerCPU) (errno \(error))"
+  }
 
   /// Grows every worker's scratch to at least `bytes`.
   func reserveScratch(bytes: Int) throws(EngineError) {

@@ -13,6 +13,8 @@ package final class EngineCore {
   package let vocabularySize: Int
   /// The engine's own counters, for metrics; called on the core's thread, now and then.
   package var readGauges: (() -> EngineGauges)?
+  /// To be called once by the thread that makes the steps, before the first: it may be pinned to a CPU. The answer is a warning.
+  package var adoptThread: (() -> String?)?
   private let forwardPass: ForwardPass
   private var scheduler: Scheduler
   private var sampler: Sampler

@@ -27,13 +27,17 @@ package final class EngineLoop: @unchecked Sendable {
   /// - Parameters:
   ///   - core: belongs to the engine thread from now on.
   ///   - beforeStep: runs on the engine thread before each step; tests slow the engine down with it.
+  ///   - onWarning: hears, on the engine thread, what could not be done and does not matter much.
   ///   - onFailure: hears, on the engine thread, of a forward pass that failed.
   package init(
     core: sending EngineCore, metrics: Metrics, beforeStep: (@Sendable () -> Void)? = nil,
-    onFailure: @escaping @Sendable (String) -> Void = { _ in }
+    onWarning: @escaping @Sendable (String) -> Void = { _ in }, onFailure: @escaping @Sendable (String) -> Void = { _ in }
   ) {
     let inbox = inbox
-    let start = Start { EngineThread(core: core, metrics: metrics, beforeStep: beforeStep, onFailure: onFailure).run(inbox: inbox) }
+    let start = Start {
+      if let warning = core.adoptThread?() { onWarning(warning) }
+      EngineThread(core: core, metrics: metrics, beforeStep: beforeStep, onFailure: onFailure).run(inbox: inbox)
+    }
     // The work of a forward pass stays shallow, but the default of a container's libc may be as small as 128 KiB.
     var attributes = pthread_attr_t()
     pthread_attr_init(&attributes)

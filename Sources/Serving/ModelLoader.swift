@@ -48,6 +48,7 @@ package final class LoadedModel {
       try transformer.check(batch)
       return transformer.forward(batch)
     }
+    core.adoptThread = { transformer.adoptThread() }
     core.readGauges = {
       var gauges = EngineGauges()
       gauges.expertLoadImbalance = transformer.expertLoad.worstImbalance
@@ -82,7 +83,7 @@ package struct ModelLoader {
   ///   - describe: called once the sizes are known, before the weights are read.
   ///   - progress: bytes of weights done and in all.
   package func load(
-    describe: (ModelFile, MemoryPlan) -> Void = { _, _ in }, progress: @escaping (_ doneBytes: Int, _ totalBytes: Int) -> Void
+    describe: (ModelFile, MemoryPlan, Placement) -> Void = { _, _, _ in }, progress: @escaping (_ doneBytes: Int, _ totalBytes: Int) -> Void
   ) throws(ModelLoadError) -> LoadedModel {
     let path = settings.model
     let file: ModelFile
@@ -92,7 +93,7 @@ package struct ModelLoader {
     do throws(EngineError) {
       let options = settings.engineOptions
       let plan = try MemoryPlan.make(model: file, options: options)
-      describe(file, plan)
+      describe(file, plan, options.placement)
       transformer = try Transformer(model: file, options: options, plan: plan, progress: progress)
     } catch { throw .engine(path: path, error) }
     let configuration = settings.schedulerConfiguration(model: file.hyperparameters, plan: transformer.plan)
@@ -155,10 +156,13 @@ package struct ModelLoader {
 
 extension ServerSettings {
   package var engineOptions: EngineOptions {
-    EngineOptions(
-      threads: threads > 0 ? threads : ProcessorCount.usable(), compute: ComputeMode(rawValue: compute) ?? .fast,
-      cacheType: CacheType(rawValue: cacheType) ?? .int16, cacheTokens: cacheTokens > 0 ? cacheTokens : nil, blockTokens: blockTokens,
-      maxBatchTokens: maxBatchTokens, maxSequences: maxSequences, memoryReserveBytes: memoryReserveMiB << 20)
+    let topology = Topology.read()
+    let threads = threads > 0 ? threads : topology.defaultThreads
+    return EngineOptions(
+      threads: threads, compute: ComputeMode(rawValue: compute) ?? .fast, cacheType: CacheType(rawValue: cacheType) ?? .int16,
+      cacheTokens: cacheTokens > 0 ? cacheTokens : nil, blockTokens: blockTokens, maxBatchTokens: maxBatchTokens,
+      maxSequences: maxSequences, memoryReserveBytes: memoryReserveMiB << 20,
+      placement: topology.placement(threads: threads, pins: pinThreads, interleaves: numaInterleave))
   }
 
   func schedulerConfiguration(model: Hyperparameters, plan: MemoryPlan) -> SchedulerConfiguration {

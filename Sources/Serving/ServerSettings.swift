@@ -17,6 +17,8 @@ package struct ServerSettings: Sendable, Equatable {
 
   // Engine
   package var threads = 0
+  package var pinThreads = false
+  package var numaInterleave = true
   package var compute = "fast"
   package var cacheType = "int16"
   package var cacheTokens = 0
@@ -88,6 +90,8 @@ package struct SettingKey: Sendable {
     SettingKey("apiKeyFile", .optionalText(\.apiKeyFile)),
     SettingKey("protectMetrics", .boolean(\.protectMetrics)),
     SettingKey("threads", .integer(\.threads, 0...1024)),
+    SettingKey("pinThreads", .boolean(\.pinThreads)),
+    SettingKey("numaInterleave", .boolean(\.numaInterleave)),
     SettingKey("compute", .choice(\.compute, ["fast", "exact"])),
     SettingKey("cacheType", .choice(\.cacheType, ["int16", "bf16", "f32", "int8", "int6"])),
     SettingKey("cacheTokens", .integer(\.cacheTokens, 0...1 << 30)),

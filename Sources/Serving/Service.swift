@@ -58,7 +58,10 @@ package final class Service: Sendable {
   package func install(_ loaded: sending LoadedModel, beforeStep: (@Sendable () -> Void)? = nil) {
     let model = loaded.served
     metrics.install(loaded.info)
-    let engine = EngineLoop(core: loaded.makeCore(), metrics: metrics, beforeStep: beforeStep) { [logger] in logger.error("\($0)") }
+    for warning in loaded.transformer.warnings { logger.warning("\(warning)") }
+    let engine = EngineLoop(
+      core: loaded.makeCore(), metrics: metrics, beforeStep: beforeStep, onWarning: { [logger] in logger.warning("\($0)") },
+      onFailure: { [logger] in logger.error("\($0)") })
     state.withLock { state in
       state.ready = Ready(model: model, engine: engine)
       if state.phase == .loading { state.phase = .ready }

@@ -34,6 +34,7 @@ final class BenchRun {
 
   init(_ loaded: LoadedModel) {
     core = loaded.makeCore()
+    if let warning = core.adoptThread?() { noteWarning(warning) }
     transformer = loaded.transformer
     vocabularySize = loaded.served.vocabularySize
   }

@@ -50,6 +50,7 @@ struct Generate: ParsableCommand {
 
   private func stream(_ loaded: LoadedModel, _ request: GenerationRequest) throws {
     let core = loaded.makeCore()
+    if let warning = core.adoptThread?() { noteWarning(warning) }
     var decoder = StreamDecoder(loaded.served.tokenizer)
     let start = Clock.nanoseconds()
     var timing: SequenceTiming?
@@ -83,11 +84,16 @@ struct Generate: ParsableCommand {
 /// Two digits behind the point.
 func rounded(_ value: Double) -> Double { (value * 100).rounded() / 100 }
 
+func noteWarning(_ warning: String) { Terminal.note("quire: warning: \(warning)") }
+
 /// Loads with progress; a bad model is bad input.
 func loadModel(_ settings: ServerSettings) throws -> LoadedModel {
   let progress = Progress("quire: loading weights")
   defer { progress.finish() }
   do throws(ModelLoadError) {
-    return try ModelLoader(settings).load(progress: { progress.update(done: $0, total: $1, unit: .bytes) })
+    let loaded = try ModelLoader(settings).load(progress: { progress.update(done: $0, total: $1, unit: .bytes) })
+    progress.finish()
+    for warning in loaded.transformer.warnings { noteWarning(warning) }
+    return loaded
   } catch { throw InputFailure("\(error)") }
 }

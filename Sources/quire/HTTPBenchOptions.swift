@@ -62,8 +62,10 @@ extension ModelOptions {
   /// nil: all are at their defaults.
   var firstGivenFlag: String? {
     let flags = [
-      ("--model", model), ("--threads", threads), ("--compute", compute), ("--cache-type", cacheType), ("--cache-tokens", cacheTokens),
-      ("--block-tokens", blockTokens), ("--max-batch-tokens", maxBatchTokens), ("--max-sequences", maxSequences),
+      ("--model", model), ("--threads", threads), ("--pin-threads", pinThreads.map { "\($0)" }),
+      ("--numa-interleave", numaInterleave.map { "\($0)" }), ("--compute", compute), ("--cache-type", cacheType),
+      ("--cache-tokens", cacheTokens), ("--block-tokens", blockTokens), ("--max-batch-tokens", maxBatchTokens),
+      ("--max-sequences", maxSequences),
     ]
     return flags.first { $0.1 != nil }?.0
   }

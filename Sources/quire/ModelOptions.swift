@@ -8,8 +8,14 @@ struct ModelOptions: ParsableArguments {
   @Option(help: ArgumentHelp("A GGUF file or a Hugging Face directory.", valueName: "path"))
   var model: String?
 
-  @Option(help: ArgumentHelp("Worker threads; 0: one per core.", valueName: "n"))
+  @Option(help: ArgumentHelp("Worker threads; 0: one per physical core.", valueName: "n"))
   var threads: String?
+
+  @Flag(inversion: .prefixedNo, help: "Keep each worker on a core of its own. (default: no)")
+  var pinThreads: Bool?
+
+  @Flag(inversion: .prefixedNo, help: "Spread weights and cache over all NUMA nodes. (default: yes)")
+  var numaInterleave: Bool?
 
   @Option(help: ArgumentHelp("fast: activations in bf16 or int8 blocks. exact: float32 throughout.", valueName: "fast|exact"))
   var compute: String?
@@ -32,6 +38,8 @@ struct ModelOptions: ParsableArguments {
   func apply(to settings: inout ServerSettings) throws {
     try settings.take("model", model, flag: "--model")
     try settings.take("threads", threads, flag: "--threads")
+    try settings.take("pinThreads", pinThreads.map { "\($0)" }, flag: "--pin-threads")
+    try settings.take("numaInterleave", numaInterleave.map { "\($0)" }, flag: "--numa-interleave")
     try settings.take("compute", compute, flag: "--compute")
     try settings.take("cacheType", cacheType, flag: "--cache-type")
     try settings.take("cacheTokens", cacheTokens, flag: "--cache-tokens")

@@ -87,9 +87,10 @@ struct Serve: ParsableCommand {
   }
 }
 
-/// The memory plan and what was guessed about the model, before the weights are read.
-func printPlan(_ file: ModelFile, _ plan: MemoryPlan) {
+/// The machine, the memory plan and what was guessed about the model, before the weights are read.
+func printPlan(_ file: ModelFile, _ plan: MemoryPlan, _ placement: Placement) {
   Terminal.note("quire: model \(file.name) (\(file.path))")
+  Terminal.note("quire:   \(placement.summary)")
   for line in plan.lines { Terminal.note("quire:   \(line)") }
   for line in file.hyperparameters.assumptions { Terminal.note("quire:   assumed: \(line)") }
   for line in file.warnings { Terminal.note("quire:   warning: \(line)") }

@@ -18,8 +18,8 @@ private let countHit: @convention(c) (UnsafeMutableRawPointer?, Int, Int) -> Voi
 }
 
 @Suite struct PoolTests {
-  @Test(arguments: [1, 2, 3, 5, 16]) func everyJobRunsOnce(threads: Int) throws {
-    let pool = try #require(qk_pool_create(threads))
+  @Test(arguments: [1, 2, 3, 5, 16], [Int(QK_POOL_SPIN_NANOSECONDS), 0]) func everyJobRunsOnce(threads: Int, spin: Int) throws {
+    let pool = try #require(qk_pool_create_spinning(threads, spin))
     defer { qk_pool_destroy(pool) }
     #expect(qk_pool_threads(pool) == threads)
     #expect(qk_pool_reserve(pool, 100) == 0)
@@ -68,6 +68,8 @@ private let countHit: @convention(c) (UnsafeMutableRawPointer?, Int, Int) -> Voi
   @Test func refusesBadSizes() {
     #expect(qk_pool_create(0) == nil)
     #expect(qk_pool_create(Int(QK_POOL_MAX_THREADS) + 1) == nil)
+    #expect(qk_pool_create_spinning(2, -1) == nil)
+    #expect(qk_pool_create_spinning(2, Int(QK_POOL_SPIN_NANOSECONDS) + 1) == nil)
     qk_pool_destroy(nil)
   }
 }

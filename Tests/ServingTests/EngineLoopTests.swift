@@ -149,6 +149,33 @@ struct EngineLoopTests {
     }
   }
 
+  @Test("the engine's thread, and no other, is pinned when threads are to be")
+  func pinning() throws {
+    var settings = TinyModel.settings
+    settings.pinThreads = true
+    let loaded = try TinyModel.load(settings)
+    let here = Topology.affinity()
+    let loop = try EventLoop(index: 0)
+    let group = DispatchGroup()
+    loop.start(group: group)
+    let seen = Locked<[[Int]?]>([])
+    let warned = Flag()
+    let engine = EngineLoop(
+      core: loaded.makeCore(), metrics: Metrics(version: "test"), beforeStep: { seen.withLock { $0.append(Topology.affinity()) } },
+      onWarning: { _ in warned.set() })
+    defer {
+      engine.stop()
+      loop.stop()
+      group.wait()
+    }
+    let ear = Ear()
+    engine.submit(submission(ear, loop, maxNewTokens: 3))
+    waitUntil { ear.tokenCount(0) == 3 }
+    let first = try #require(here?.first)
+    #expect(seen.withLock { $0 }.allSatisfy { $0 == [first] } && !warned.isSet)
+    #expect(Topology.affinity() == here)
+  }
+
   @Test("stopping tells the running requests")
   func stopping() throws {
     try withEngine { engine, loop, _, _ in

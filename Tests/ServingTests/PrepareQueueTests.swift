@@ -71,14 +71,4 @@ struct PrepareQueueTests {
     inbox.take(into: &rest, waits: false)
     #expect(rest.isEmpty)
   }
-
-  @Test("processors: the affinity mask and the cgroup's quota")
-  func processors() {
-    #expect(ProcessorCount.usable() >= 1)
-    #expect(ProcessorCount.quota("max 100000\n") == nil && ProcessorCount.quota("150000 100000\n") == 2)
-    #expect(ProcessorCount.quota("50000 100000") == 1 && ProcessorCount.quota("200000 100000") == 2)
-    for bad in ["", "x y", "1", "-5 100", "5 0"] { #expect(ProcessorCount.quota(bad) == nil) }
-    #expect(ProcessorCount.allowed("Name:\tx\nCpus_allowed:\t00000000,0000000f\nCpus_allowed_list:\t0-3\n") == 4)
-    #expect(ProcessorCount.allowed("Name:\tx\n") == nil)
-  }
 }

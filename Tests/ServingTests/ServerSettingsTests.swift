@@ -54,6 +54,8 @@ struct ServerSettingsTests {
       ("{compute: 1}", "test.json5: compute must be one of \"fast\", \"exact\", not 1"),
       ("{model: ''}", "test.json5: model must be a string that is not empty, not \"\""),
       ("{model: null}", "test.json5: model must be a string that is not empty, not null"),
+      ("{pinThreads: 'yes'}", "test.json5: pinThreads must be true or false, not \"yes\""),
+      ("{numaInterleave: 2}", "test.json5: numaInterleave must be true or false, not 2"),
       ("{prefixCaching: 1}", "test.json5: prefixCaching must be true or false, not 1"),
       ("{tlsKey: 'x'}", "tlsCertificate and tlsKey must be set together: one of them is missing"),
       ("{\n  port: 1,\n  host 'x',\n}", "test.json5: not valid JSON5 near line 3"),
@@ -76,11 +78,30 @@ struct ServerSettingsTests {
       try settings.override("cacheType", with: type.rawValue, flag: "--cache-type")
       #expect(settings.cacheType == type.rawValue)
     }
-    for (key, text) in [("port", "70000"), ("port", "x"), ("port", ""), ("cacheType", "fp4"), ("threads", "-3")] {
+    for (key, text) in [
+      ("port", "70000"), ("port", "x"), ("port", ""), ("cacheType", "fp4"), ("threads", "-3"), ("pinThreads", "1"),
+    ] {
       let error = #expect(throws: SettingsError.self) { try settings.override(key, with: text, flag: "--flag") }
       #expect(error?.description.hasPrefix("--flag: \(key) must be ") == true)
       if !text.isEmpty { #expect(error?.description.contains(text) == true) }
     }
+  }
+
+  @Test("threads: one per physical core unless set; pinning and interleaving reach the engine's options")
+  func placement() throws {
+    let topology = Topology.read()
+    var settings = ServerSettings()
+    #expect(!settings.pinThreads && settings.numaInterleave)
+    #expect(settings.engineOptions.threads == topology.defaultThreads)
+    settings.threads = 3
+    #expect(settings.engineOptions.threads == 3)
+    #expect(settings.engineOptions.placement == topology.placement(threads: 3, pins: false, interleaves: true))
+    settings = try read("{threads: 1, pinThreads: true, numaInterleave: false}")
+    #expect(settings.engineOptions.placement == topology.placement(threads: 1, pins: true, interleaves: false))
+    #expect(settings.engineOptions.placement.summary.hasSuffix(", 1 thread, pinned to CPU \(try #require(Topology.affinity()?.first))"))
+    try settings.override("pinThreads", with: "false", flag: "--pin-threads")
+    try settings.override("numaInterleave", with: "true", flag: "--numa-interleave")
+    #expect(settings.engineOptions.placement == topology.placement(threads: 1, pins: false, interleaves: true))
   }
 
   @Test("missing and huge files")

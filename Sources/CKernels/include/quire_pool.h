@@ -17,11 +17,19 @@ typedef struct qk_pool qk_pool;
 typedef void (*qk_job)(void *_Nullable context, qk_int job, qk_int worker);
 
 #define QK_POOL_MAX_THREADS 256
+#define QK_POOL_SPIN_NANOSECONDS 40000
 
 /// `threads` in 1...QK_POOL_MAX_THREADS counts the caller (1 = no thread is made). NULL if threads or memory are refused.
 qk_pool *_Nullable qk_pool_create(qk_int threads);
+/// As above, with 0...QK_POOL_SPIN_NANOSECONDS in place of that much spinning. 0 is for more threads than CPUs: there a thread that
+/// spins keeps one that works from its CPU.
+qk_pool *_Nullable qk_pool_create_spinning(qk_int threads, qk_int spin_nanoseconds);
 void qk_pool_destroy(qk_pool *_Nullable pool);
 qk_int qk_pool_threads(const qk_pool *pool);
+
+/// Keeps worker i = 1 ... threads - 1 on cpus[i] from now on; returns how many of them the system refused. cpus[0] is not touched: worker
+/// 0 is whoever calls qk_pool_run, and only that thread's owner knows when that is (qk_pin_caller).
+qk_int qk_pool_pin(qk_pool *pool, const int32_t *cpus);
 
 /// Calls job(context, j, worker) once for every j in 0 ..< jobs and returns when all have returned. Jobs are claimed in
 /// rising order. Not reentrant: one thread owns the pool. What a job wrote is visible after the return, and to the next run.
