@@ -88,15 +88,26 @@ qk_matrix qk_packed_matrix(qk_matrix source, void *destination) {
   return source;
 }
 
+/// One field of a block. `unit` is a constant where this is called, or else a call of memcpy per unit is most of the work of loading.
+static inline void move_field(int length, int unit, uint8_t *file, uint8_t *packed, int row, bool pack) {
+  packed += row * unit;
+  for (int u = 0; u < length; u += unit, packed += unit * QK_ROW_GROUP) memcpy(pack ? packed : file + u, pack ? file + u : packed, (size_t)unit);
+}
+
 /// One row of one group; pack moves file -> packed, else packed -> file.
 static void move_blocks(const qk_format *f, qk_int blocks, uint8_t *file, uint8_t *packed, int row, bool pack) {
   for (qk_int b = 0; b < blocks; b++, file += f->bytes, packed += f->bytes * QK_ROW_GROUP) {
     uint8_t *at = packed;
-    for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; field++)
-      for (int u = 0; u < field->length; u += field->unit, at += field->unit * QK_ROW_GROUP) {
-        uint8_t *in_file = file + field->offset + u, *in_packed = at + row * field->unit;
-        memcpy(pack ? in_packed : in_file, pack ? in_file : in_packed, field->unit);
+    for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; field++) {
+      const int length = field->length;
+      uint8_t *from = file + field->offset;
+      switch (field->unit) {
+        case 4: move_field(length, 4, from, at, row, pack); break;
+        case 2: move_field(length, 2, from, at, row, pack); break;
+        default: move_field(length, field->unit, from, at, row, pack);
       }
+      at += length * QK_ROW_GROUP;
+    }
   }
 }
 
