@@ -44,6 +44,12 @@ let package = Package(
     .testTarget(
       name: "EngineTests", dependencies: ["Engine", "CKernels", "CEngine", "ModelFile", "Scheduler", "AllocationCounter"],
       swiftSettings: strict),
+    // Runs single steps of a model of `mini`'s shape for callgrind, which gives up on Swift's debug information. No target depends on it:
+    // these linker flags would be theirs too.
+    .executableTarget(
+      name: "quire-count", dependencies: ["Engine", "ModelFile", "Scheduler"], path: "Tests/InstructionCount", swiftSettings: strict,
+      linkerSettings: [.unsafeFlags(["-Xlinker", "--strip-debug"])]),
+    .testTarget(name: "InstructionCountTests", dependencies: ["CKernels"], swiftSettings: strict),
     .testTarget(name: "ServingTests", dependencies: ["Serving"], swiftSettings: strict),
     .testTarget(name: "LoadClientTests", dependencies: ["LoadClient"], swiftSettings: strict),
     .testTarget(name: "EndToEndTests", dependencies: ["quire"], swiftSettings: strict),

@@ -1,5 +1,5 @@
-# What both commands of the README need, once: Swift, the two C libraries, a place to be. Sourced by deploy/run and deploy/test.
-# Idempotent; installs nothing that is there already, and names what it installs.
+# What both commands of the README need, once: Swift, the two C libraries, a place to be. Sourced by deploy/run and deploy/test, which
+# names further programs that it needs in EXTRA_PROGRAMS. Idempotent; installs nothing that is there already, and names what it installs.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -32,13 +32,20 @@ require_library() {
   MISSING+=("$package")
 }
 
-require_libraries() {
+# A program whose Debian package has its name.
+require_program() {
+  command -v "$1" >/dev/null 2>&1 || MISSING+=("$1")
+}
+
+require_packages() {
   MISSING=()
   require_library libssl-dev openssl/ssl.h
   require_library zlib1g-dev zlib.h
+  local program
+  for program in ${EXTRA_PROGRAMS:-}; do require_program "$program"; done
   [ ${#MISSING[@]} -eq 0 ] && return
   if ! command -v apt-get >/dev/null 2>&1; then
-    say "deploy: please install the development files of OpenSSL and zlib (Debian names: ${MISSING[*]})"
+    say "deploy: please install what Debian calls ${MISSING[*]} (libssl-dev, zlib1g-dev: the development files of OpenSSL and zlib)"
     exit 2
   fi
   local as_root=()
@@ -54,4 +61,4 @@ require_libraries() {
 }
 
 require_swift
-require_libraries
+require_packages

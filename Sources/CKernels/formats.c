@@ -92,22 +92,39 @@ qk_matrix qk_packed_matrix(qk_matrix source, void *destination) {
   return source;
 }
 
-/// Four signed bytes <-> 128 larger.
-static void flip_bytes(uint8_t *p) {
-  const uint32_t flipped = qk_load32(p) ^ 0x80808080u;
-  memcpy(p, &flipped, 4);
+/// One field of a block. `unit` is a constant where this is called, or else a call of memcpy per unit is most of the work of loading.
+static inline void move_field(int length, int unit, uint8_t *file, uint8_t *packed, int row, bool pack) {
+  packed += row * unit;
+  for (int u = 0; u < length; u += unit, packed += unit * QK_ROW_GROUP) memcpy(pack ? packed : file + u, pack ? file + u : packed, (size_t)unit);
+}
+
+/// The quants of Q8_0, in units of four: signed in the file, 128 larger where packed.
+static void move_signed(int length, uint8_t *file, uint8_t *packed, int row, bool pack) {
+  packed += row * 4;
+  for (int u = 0; u < length; u += 4, packed += 4 * QK_ROW_GROUP) {
+    const uint32_t flipped = qk_load32(pack ? file + u : packed) ^ 0x80808080u;
+    memcpy(pack ? packed : file + u, &flipped, 4);
+  }
 }
 
 /// One row of one group; pack moves file -> packed, else packed -> file.
 static void move_blocks(const qk_format *f, qk_int blocks, uint8_t *file, uint8_t *packed, int row, bool pack) {
+  const bool is_signed = f->decode == qk_decode_q8_0;
   for (qk_int b = 0; b < blocks; b++, file += f->bytes, packed += f->bytes * QK_ROW_GROUP) {
     uint8_t *at = packed;
-    for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; field++)
-      for (int u = 0; u < field->length; u += field->unit, at += field->unit * QK_ROW_GROUP) {
-        uint8_t *in_file = file + field->offset + u, *in_packed = at + row * field->unit;
-        memcpy(pack ? in_packed : in_file, pack ? in_file : in_packed, field->unit);
-        if (f->decode == qk_decode_q8_0 && field->unit == 4) flip_bytes(pack ? in_packed : in_file);
+    for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; field++) {
+      const int length = field->length;
+      uint8_t *from = file + field->offset;
+      switch (field->unit) {
+        case 4:
+          if (is_signed) move_signed(length, from, at, row, pack);
+          else move_field(length, 4, from, at, row, pack);
+          break;
+        case 2: move_field(length, 2, from, at, row, pack); break;
+        default: move_field(length, field->unit, from, at, row, pack);
       }
+      at += length * QK_ROW_GROUP;
+    }
   }
 }
 
