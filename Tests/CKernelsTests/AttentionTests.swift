@@ -80,7 +80,8 @@ private func latent(
     guard let base = buffer.baseAddress else { return }
     var call = qk_latent_attention(
       q: base, q_stride: width, tokens: Int32(rows / heads), heads: Int32(heads), first_position: first, begin: keys?.lowerBound ?? 0,
-      end: keys?.upperBound ?? Int.max / 2, pages: cache.pages, state: state.value, exact: exact)
+      end: keys?.upperBound ?? Int.max / 2, pages: cache.pages, state: state.value,
+      next_table: cache.pages.table, next_begin: 0, next_end: cache.positions, exact: exact)
     k.pointee.attention_latent(&call, scratch.base)
   }
   return state
