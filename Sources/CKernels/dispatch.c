@@ -75,6 +75,8 @@ qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_wi
 
 // A run of products is cut into jobs of about equal work, many enough that an uneven end or a busy core costs little, large enough that
 // weights stream.
+// Of a gated pair, a job's products of some tokens at a time wait for each other in the worker's scratch.
+enum { GATED_ROWS = 256, GATED_STEP = 32, GATED_TOKENS = 72 };
 enum { JOBS_PER_THREAD = 20, LEAST_JOB_BYTES = 8 << 10, MOST_JOB_BYTES = 1 << 20, MOST_ROWS_OF_MANY = 128, MANY_TOKENS = 32, FEW_TOKENS = 4 };
 
 typedef struct matmul_run {
@@ -88,12 +90,42 @@ static qk_int at_least(qk_int a, qk_int b) { return a > b ? a : b; }
 static qk_int at_most(qk_int a, qk_int b) { return a < b ? a : b; }
 
 /// Up to a few tokens cost what reading the weights costs.
-static qk_int row_work(const qk_matmul_task *t) { return at_least(t->w->row_bytes, 1) * at_least(t->tokens, FEW_TOKENS); }
+static qk_int row_bytes(const qk_matmul_task *t) { return at_least(t->w->row_bytes, 1) * (t->up ? 2 : 1); }
+static qk_int row_work(const qk_matmul_task *t) { return row_bytes(t) * at_least(t->tokens, FEW_TOKENS); }
 
 static qk_int rows_per_job(const qk_matmul_task *t, qk_int work_per_job) {
-  const qk_int bytes = at_least(t->w->row_bytes, 1), most = at_most(MOST_JOB_BYTES / bytes, t->tokens > MANY_TOKENS ? MOST_ROWS_OF_MANY : t->w->rows);
+  const qk_int step = t->up ? GATED_STEP : QK_ROW_GROUP, bytes = row_bytes(t);
+  const qk_int most_rows = t->tokens > MANY_TOKENS ? MOST_ROWS_OF_MANY : t->up ? GATED_ROWS : t->w->rows, most = at_most(MOST_JOB_BYTES / bytes, most_rows);
   const qk_int rows = at_least(at_most(work_per_job / row_work(t), most), LEAST_JOB_BYTES / bytes);
-  return at_least((rows + QK_ROW_GROUP - 1) / QK_ROW_GROUP, 1) * QK_ROW_GROUP;
+  const qk_int job = at_least((rows + step - 1) / step, 1) * step;
+  return t->up ? at_most(job, GATED_ROWS) : job;
+}
+
+qk_int qk_gated_scratch_bytes(qk_int columns) { return qk_matmul_scratch_bytes(columns) + 2 * GATED_TOKENS * GATED_ROWS * 4; }
+
+/// Rows [begin, end) of a packed matrix, by themselves.
+static qk_matrix packed_rows(qk_matrix m, qk_int begin, qk_int end) {
+  m.data = (const uint8_t *)m.data + begin * m.row_bytes;
+  m.rows = end - begin;
+  return m;
+}
+
+/// Hidden activations [begin, end) of all tokens of a gated pair.
+static void gated_rows(const qk_kernels *k, const qk_matmul_task *t, qk_int begin, qk_int end, uint8_t *scratch) {
+  const qk_matrix gate = packed_rows(*t->w, begin, end), up = packed_rows(*t->up, begin, end);
+  const qk_int rows = end - begin, x_bytes = qk_activation_bytes(qk_activation_for(gate.type), gate.columns);
+  float *g = (float *)(scratch + qk_matmul_scratch_bytes(gate.columns)), *u = g + GATED_TOKENS * GATED_ROWS;  // [tokens, rows]
+  for (qk_int first = 0; first < t->tokens; first += GATED_TOKENS) {
+    const qk_int count = at_most(t->tokens - first, GATED_TOKENS);
+    const void *x = t->index ? t->x : (const uint8_t *)t->x + first * x_bytes;
+    const int32_t *index = t->index ? t->index + first : NULL;
+    k->matmul_fast(&gate, 0, rows, x, index, count, g, rows, scratch);
+    k->matmul_fast(&up, 0, rows, x, index, count, u, rows, scratch);
+    k->silu_mul(g, u, count * rows, g);
+    for (qk_int i = 0; i < count; i++)
+      k->quantize_activations(QK_ACT_Q8, g + i * rows, rows, 1, rows,
+                              (uint8_t *)t->hidden + (first + i) * t->hidden_bytes + qk_activation_offset(begin));
+  }
 }
 
 static void matmul_job(void *context, qk_int job, qk_int worker) {
@@ -107,7 +139,9 @@ static void matmul_job(void *context, qk_int job, qk_int worker) {
   const qk_matmul_task *t = &run->tasks[low];
   const qk_int begin = (job - t->first_job) * t->job_rows, end = at_most(begin + t->job_rows, t->w->rows);
   void *scratch = qk_pool_scratch(run->pool, worker);
-  if (t->w->layout == QK_PACKED)
+  if (t->up)
+    gated_rows(run->kernels, t, begin, end, scratch);
+  else if (t->w->layout == QK_PACKED)
     run->kernels->matmul_fast(t->w, begin, end, t->x, t->index, t->tokens, t->y, t->y_stride, scratch);
   else
     run->kernels->matmul_exact(t->w, begin, end, t->x, t->x_stride, t->index, t->tokens, t->y, t->y_stride, scratch);

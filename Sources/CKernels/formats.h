@@ -49,6 +49,9 @@ typedef struct qk_act_block {
   int32_t padding[3];
 } qk_act_block;
 
+/// Where the block of column `column` (a multiple of 32) begins in a QK_ACT_Q8 row.
+static inline qk_int qk_activation_offset(qk_int column) { return column / 32 * (qk_int)sizeof(qk_act_block); }
+
 /// Writes what belongs beside the int8 values.
 static inline void qk_act_finish(qk_act_block *b, float scale, const int32_t half[2]) {
   const int32_t sum = half[0] + half[1];

@@ -87,7 +87,7 @@ struct LatentAttention {
         : UnsafeRawPointer(scratch.query + span.first * queryStride + head * shape.queryHeadDim)
       scratch.tasks[head] = qk_matmul_task(
         w: matrix.descriptor, x: x, x_stride: queryStride, index: nil, tokens: span.count,
-        y: scratch.queryLatent + (span.first * heads + head) * rowWidth, y_stride: heads * rowWidth, first_job: 0, job_rows: 0)
+        y: scratch.queryLatent + (span.first * heads + head) * rowWidth, y_stride: heads * rowWidth)
     }
     qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, heads)
     log.add(.absorb, scratch.tasks, count: heads)
@@ -103,7 +103,7 @@ struct LatentAttention {
         : UnsafeRawPointer(scratch.attended + (span.first * heads + head) * c)
       scratch.tasks[head] = qk_matmul_task(
         w: matrix.descriptor, x: x, x_stride: heads * c, index: nil, tokens: span.count,
-        y: scratch.values.f32 + (span.first * heads + head) * v, y_stride: heads * v, first_job: 0, job_rows: 0)
+        y: scratch.values.f32 + (span.first * heads + head) * v, y_stride: heads * v)
     }
     qk_pool_matmul(workers.pool, workers.kernels, scratch.tasks, heads)
     log.add(.values, scratch.tasks, count: heads)
@@ -160,7 +160,7 @@ struct LatentAttention {
     let source = product.x.source(for: product.matrix)
     return qk_matmul_task(
       w: product.matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: product.y,
-      y_stride: product.matrix.rows, first_job: 0, job_rows: 0)
+      y_stride: product.matrix.rows)
   }
 }
 

@@ -32,6 +32,8 @@ struct GatedWeights {
   let gate: Matrix  // [width, hidden]
   let up: Matrix  // [width, hidden]
   let down: Matrix  // [hidden, width]
+  /// Gate and up as one pass that leaves the hidden activations as int8 blocks (qk_matmul_task.up).
+  let isFused: Bool
 
   var width: Int { gate.rows }
 }
@@ -48,6 +50,7 @@ struct ExpertWeights {
   let up: MatrixList
   let down: MatrixList  // experts of [hidden, width]
   let shared: GatedWeights?
+  let isFused: Bool  // of the routed experts
   let inputNeeds: ActivationNeeds
   let hiddenNeeds: ActivationNeeds  // of the routed experts
   let sharedHiddenNeeds: ActivationNeeds

@@ -27,9 +27,18 @@ struct ActivationNeeds {
   var q8 = false
   var bf16 = false
   var int16 = false
+  /// Read as they are: no quantised form.
+  var f32 = false
+
+  /// Whether one form, int8 blocks, serves all.
+  var isQ8Only: Bool { q8 && !bf16 && !int16 && !f32 }
 
   mutating func add(_ matrix: Matrix?) {
-    guard let matrix, matrix.isPacked else { return }
+    guard let matrix else { return }
+    guard matrix.isPacked else {
+      f32 = true
+      return
+    }
     switch matrix.activation {
     case QK_ACT_Q8: q8 = true
     case QK_ACT_INT16: int16 = true
@@ -40,6 +49,18 @@ struct ActivationNeeds {
   mutating func add(_ list: MatrixList?) {
     guard let list else { return }
     for index in 0..<list.count { add(list[index]) }
+  }
+}
+
+extension qk_matmul_task {
+  /// One product, y = w x.
+  init(
+    w: UnsafePointer<qk_matrix>, x: UnsafeRawPointer, x_stride: Int, index: UnsafePointer<Int32>?, tokens: Int,
+    y: UnsafeMutablePointer<Float>, y_stride: Int
+  ) {
+    self.init(
+      w: w, x: x, x_stride: x_stride, index: index, tokens: tokens, y: y, y_stride: y_stride, up: nil, hidden: nil, hidden_bytes: 0,
+      first_job: 0, job_rows: 0)
   }
 }
 

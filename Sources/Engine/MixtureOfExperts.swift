@@ -13,11 +13,12 @@ struct MixtureOfExperts {
 
   /// Reads `scratch.normed`; leaves the output in `scratch.delta` [tokens, hidden].
   func runDense(_ weights: GatedWeights, hiddenNeeds: ActivationNeeds, tokens: Int) {
-    addGateUp(weights, scratch.dense, tokens: tokens, at: 0)
-    multiply(.gateUp, 2)
-    var silu = scratch.dense.silu(rows: tokens, needs: hiddenNeeds)
-    qe_run_silu(workers, &silu, nil)
-    log.mark(.activate)
+    multiply(.gateUp, addGateUp(weights, scratch.dense, tokens: tokens, at: 0))
+    if !weights.isFused {
+      var silu = scratch.dense.silu(rows: tokens, needs: hiddenNeeds)
+      qe_run_silu(workers, &silu, nil)
+      log.mark(.activate)
+    }
     addDown(weights.down, scratch.dense, tokens: tokens, at: 0)
     multiply(.down, 1)
   }
@@ -28,20 +29,17 @@ struct MixtureOfExperts {
     let experts = shape.expertCount
     scratch.tasks[0] = qk_matmul_task(
       w: weights.router.descriptor, x: scratch.normed.f32, x_stride: scratch.normed.columns, index: nil, tokens: tokens,
-      y: scratch.routerLogits, y_stride: experts, first_job: 0, job_rows: 0)
-    if let shared = weights.shared { addGateUp(shared, scratch.shared, tokens: tokens, at: 1) }
-    multiply(.route, weights.shared == nil ? 1 : 3)
+      y: scratch.routerLogits, y_stride: experts)
+    var count = 1
+    if let shared = weights.shared { count += addGateUp(shared, scratch.shared, tokens: tokens, at: 1) }
+    multiply(.route, count)
     route(weights, tokens: tokens, load: load)
     log.mark(.route)
 
-    var count = 0
-    for expert in 0..<experts where addRouted(weights.gate[expert], weights.up[expert], expert, at: count) { count += 2 }
+    count = 0
+    for expert in 0..<experts { count += addRouted(weights, expert, at: count) }
     multiply(.gateUp, count)
-
-    var routed = scratch.routed.silu(rows: tokens * shape.expertsPerToken, needs: weights.hiddenNeeds)
-    var shared = scratch.shared.silu(rows: tokens, needs: weights.sharedHiddenNeeds)
-    if weights.shared == nil { qe_run_silu(workers, &routed, nil) } else { qe_run_silu(workers, &routed, &shared) }
-    log.mark(.activate)
+    activate(weights, tokens: tokens)
 
     count = 0
     for expert in 0..<experts where addRoutedDown(weights.down[expert], expert, at: count) { count += 1 }
@@ -50,6 +48,15 @@ struct MixtureOfExperts {
       count += 1
     }
     multiply(.down, count)
+  }
+
+  /// The hidden activations of what was not fused.
+  private func activate(_ weights: ExpertWeights, tokens: Int) {
+    var routed = scratch.routed.silu(rows: weights.isFused ? 0 : tokens * shape.expertsPerToken, needs: weights.hiddenNeeds)
+    var shared = scratch.shared.silu(rows: weights.shared?.isFused ?? true ? 0 : tokens, needs: weights.sharedHiddenNeeds)
+    guard routed.count + shared.count > 0 else { return }
+    qe_run_silu(workers, &routed, &shared)
+    log.mark(.activate)
   }
 
   /// Runs the first `count` tasks.
@@ -74,21 +81,34 @@ struct MixtureOfExperts {
 
   private func pairs(of expert: Int) -> Range<Int> { Int(scratch.firstPair[expert])..<Int(scratch.firstPair[expert + 1]) }
 
-  /// Gate and up products of one expert over its tokens; false if no token chose it.
-  private func addRouted(_ gate: Matrix, _ up: Matrix, _ expert: Int, at place: Int) -> Bool {
+  /// Gate and up products of one expert over its tokens; how many tasks: none if no token chose it.
+  private func addRouted(_ weights: ExpertWeights, _ expert: Int, at place: Int) -> Int {
     let pairs = pairs(of: expert)
-    guard !pairs.isEmpty else { return false }
-    scratch.tasks[place] = routedTask(gate, pairs, y: scratch.routed.gate.f32)
-    scratch.tasks[place + 1] = routedTask(up, pairs, y: scratch.routed.up)
-    return true
+    guard !pairs.isEmpty else { return 0 }
+    let (gate, up) = (weights.gate[expert], weights.up[expert])
+    let source = scratch.normed.source(for: gate)
+    let width = scratch.routed.gate.columns
+    let hidden = pairs.lowerBound * width
+    var task = qk_matmul_task(
+      w: gate.descriptor, x: source.pointer, x_stride: source.stride, index: scratch.pairToken + pairs.lowerBound, tokens: pairs.count,
+      y: scratch.routed.gate.f32 + hidden, y_stride: width)
+    if weights.isFused { return fuse(&task, up, scratch.routed.hidden(row: pairs.lowerBound), at: place) }
+    scratch.tasks[place] = task
+    task.w = up.descriptor
+    task.x = scratch.normed.source(for: up).pointer
+    task.y = scratch.routed.up + hidden
+    scratch.tasks[place + 1] = task
+    return 2
   }
 
-  private func routedTask(_ matrix: Matrix, _ pairs: Range<Int>, y: UnsafeMutablePointer<Float>) -> qk_matmul_task {
-    let source = scratch.normed.source(for: matrix)
-    let width = scratch.routed.gate.columns
-    return qk_matmul_task(
-      w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: scratch.pairToken + pairs.lowerBound, tokens: pairs.count,
-      y: y + pairs.lowerBound * width, y_stride: width, first_job: 0, job_rows: 0)
+  private func fuse(
+    _ task: inout qk_matmul_task, _ up: Matrix, _ hidden: (rows: UnsafeMutableRawPointer?, bytes: Int), at place: Int
+  ) -> Int {
+    task.up = up.descriptor
+    task.hidden = hidden.rows
+    task.hidden_bytes = hidden.bytes
+    scratch.tasks[place] = task
+    return 1
   }
 
   private func addRoutedDown(_ down: Matrix, _ expert: Int, at place: Int) -> Bool {
@@ -97,13 +117,17 @@ struct MixtureOfExperts {
     let source = scratch.routed.gate.source(for: down, row: pairs.lowerBound)
     scratch.tasks[place] = qk_matmul_task(
       w: down.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: pairs.count,
-      y: scratch.expertOut + pairs.lowerBound * down.rows, y_stride: down.rows, first_job: 0, job_rows: 0)
+      y: scratch.expertOut + pairs.lowerBound * down.rows, y_stride: down.rows)
     return true
   }
 
-  private func addGateUp(_ weights: GatedWeights, _ target: GatedScratch, tokens: Int, at place: Int) {
-    scratch.tasks[place] = task(weights.gate, scratch.normed, tokens: tokens, y: target.gate.f32)
+  /// How many tasks.
+  private func addGateUp(_ weights: GatedWeights, _ target: GatedScratch, tokens: Int, at place: Int) -> Int {
+    var gate = task(weights.gate, scratch.normed, tokens: tokens, y: target.gate.f32)
+    if weights.isFused { return fuse(&gate, weights.up, target.hidden(), at: place) }
+    scratch.tasks[place] = gate
     scratch.tasks[place + 1] = task(weights.up, scratch.normed, tokens: tokens, y: target.up)
+    return 2
   }
 
   private func addDown(_ down: Matrix, _ hidden: GatedScratch, tokens: Int, at place: Int) {
@@ -113,8 +137,7 @@ struct MixtureOfExperts {
   private func task(_ matrix: Matrix, _ x: ActivationBuffer, tokens: Int, y: UnsafeMutablePointer<Float>) -> qk_matmul_task {
     let source = x.source(for: matrix)
     return qk_matmul_task(
-      w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: y, y_stride: matrix.rows,
-      first_job: 0, job_rows: 0)
+      w: matrix.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: tokens, y: y, y_stride: matrix.rows)
   }
 }
 

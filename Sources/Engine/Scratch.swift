@@ -92,6 +92,12 @@ struct GatedScratch {
     up = arena.room(Float.self, rows, columns)
   }
 
+  /// Where a gated pair leaves the hidden activations of row `row` on, as int8 blocks.
+  func hidden(row: Int = 0) -> (rows: UnsafeMutableRawPointer?, bytes: Int) {
+    let forms = gate.forms(ActivationNeeds(q8: true))
+    return (forms.q8.map { $0 + row * forms.q8_bytes }, forms.q8_bytes)
+  }
+
   func silu(rows: Int, needs: ActivationNeeds) -> qe_silu {
     qe_silu(count: rows, width: gate.columns, up: up, rows: gate.forms(needs))
   }
@@ -213,7 +219,7 @@ struct Scratch {
   /// What one worker needs for any job of a forward pass.
   static func workerBytes(_ shape: Hyperparameters, _ options: EngineOptions, widestColumns: Int) -> Int {
     let limits = AttentionLimits(shape, options)
-    let product = qk_matmul_scratch_bytes(widestColumns)
+    let product = qk_gated_scratch_bytes(widestColumns)
     let absorbed = qk_attention_scratch_bytes(
       limits.tileTokens * shape.headCount, shape.latentRank + shape.ropeDim, shape.latentRank)
     let result = max(product, absorbed)

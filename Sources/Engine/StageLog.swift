@@ -73,7 +73,10 @@ final class StageLog {
   func add(_ stage: Stage, _ tasks: UnsafePointer<qk_matmul_task>, count: Int) {
     for index in 0..<count {
       let matrix = tasks[index].w.pointee
-      add(stage, bytes: matrix.rows &* matrix.row_bytes, operations: 2 &* matrix.rows &* matrix.columns &* tasks[index].tokens)
+      let matrices = tasks[index].up == nil ? 1 : 2
+      add(
+        stage, bytes: matrices &* matrix.rows &* matrix.row_bytes,
+        operations: 2 &* matrices &* matrix.rows &* matrix.columns &* tasks[index].tokens)
     }
   }
 

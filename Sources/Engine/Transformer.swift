@@ -187,7 +187,7 @@ package final class Transformer {
     let source = scratch.final.source(for: globals.head)
     scratch.tasks[0] = qk_matmul_task(
       w: globals.head.descriptor, x: source.pointer, x_stride: source.stride, index: nil, tokens: step.logitsRows, y: scratch.logits,
-      y_stride: hyperparameters.vocabularySize, first_job: 0, job_rows: 0)
+      y_stride: hyperparameters.vocabularySize)
     log.mark(.norm)
     qk_pool_matmul(pool.workers.pool, pool.workers.kernels, scratch.tasks, 1)
     log.add(.head, scratch.tasks, count: 1)

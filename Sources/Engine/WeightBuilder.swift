@@ -79,6 +79,21 @@ struct WeightBuilder {
     return needs
   }
 
+  /// Whether gate and up of these experts can be one pass: int8 blocks in, and nothing but int8 blocks wanted of the hidden activations.
+  func fuses(_ gates: MatrixList, _ ups: MatrixList, hidden: ActivationNeeds) -> Bool {
+    guard !measuring, hidden.isQ8Only else { return false }
+    let inputs = needs(of: gates, ups)
+    return inputs.isQ8Only && gates[0].rows % 32 == 0
+  }
+
+  /// A dense feed-forward part, or the shared experts.
+  mutating func gated(_ gate: Tensor, _ up: Tensor, _ down: Tensor) -> GatedWeights {
+    let gates = list([source(gate)])
+    let ups = list([source(up)])
+    let down = matrix(down)
+    return GatedWeights(gate: gates[0], up: ups[0], down: down, isFused: fuses(gates, ups, hidden: needs(of: [down])))
+  }
+
   // MARK: parts of tensors
 
   /// The rows of a tensor as a source, its F8 scales copied beside the weights.

@@ -126,16 +126,17 @@ extension WeightBuilder {
   private mutating func feedForward(_ tensors: FeedForward, _ shape: Hyperparameters) -> FeedForwardWeights {
     switch tensors {
     case .dense(let gate, let up, let down):
-      let gated = GatedWeights(gate: matrix(gate), up: matrix(up), down: matrix(down))
+      let gated = gated(gate, up, down)
       return .dense(gated, inputNeeds: needs(of: [gated.gate, gated.up]), hiddenNeeds: needs(of: [gated.down]))
     case .experts(let router, let bias, let gate, let up, let down, let shared):
-      let sharedWeights = shared.map { GatedWeights(gate: matrix($0.gate), up: matrix($0.up), down: matrix($0.down)) }
+      let sharedWeights = shared.map { gated($0.gate, $0.up, $0.down) }
       let gates = experts(gate, shape)
       let ups = experts(up, shape)
       let downs = experts(down, shape)
       return .experts(
         ExpertWeights(
           router: floatMatrix(router), bias: floats(bias), gate: gates, up: ups, down: downs, shared: sharedWeights,
+          isFused: fuses(gates, ups, hidden: needs(of: downs)),
           inputNeeds: needs(of: gates, ups, [sharedWeights?.gate, sharedWeights?.up]), hiddenNeeds: needs(of: downs),
           sharedHiddenNeeds: needs(of: [sharedWeights?.down])))
     }

@@ -2,6 +2,7 @@
 // independent of the number of tokens, of row ranges, and of gathering.
 
 import CKernels
+import Glibc
 import Testing
 
 /// A random matrix of one type in both layouts, its values, and activations for `tokens` tokens.
@@ -115,6 +116,13 @@ private func columnChoices(_ type: qk_type) -> [Int] {
   }
 }
 
+extension Optional where Wrapped == [Int32] {
+  fileprivate func withPointer<R>(_ body: (UnsafePointer<Int32>?) throws -> R) rethrows -> R {
+    guard let self else { return try body(nil) }
+    return try self.withUnsafeBufferPointer { try body($0.baseAddress) }
+  }
+}
+
 /// The file's types and the kernels' own.
 private let productTypes = allTypes + [QK_INT16]
 
@@ -225,6 +233,49 @@ private let productTypes = allTypes + [QK_INT16]
     }
   }
 
+  /// silu(gate x) * (up x) as int8 blocks, made in the jobs of one run: the same bytes as by its parts, whatever the number of tokens.
+  @Test func gatedPairEqualsItsParts() throws {
+    let pool = try #require(qk_pool_create(2))
+    defer { qk_pool_destroy(pool) }
+    let (rows, columns, most) = (352, 512, 150)
+    #expect(qk_pool_reserve(pool, qk_gated_scratch_bytes(columns)) == 0)
+    let (gate, up) = (
+      Problem(QK_Q4_K, rows: rows, columns: columns, tokens: most, seed: 3),
+      Problem(QK_Q8_0, rows: rows, columns: columns, tokens: 1, seed: 4)
+    )
+    for variant in allVariants {
+      let x = Memory(most * qk_activation_bytes(QK_ACT_Q8, columns))
+      variant.pointee.quantize_activations(QK_ACT_Q8, gate.x, columns, most, columns, x.base)
+      let hiddenBytes = qk_activation_bytes(QK_ACT_Q8, rows)
+      for (tokens, index) in [(1, nil), (7, [Int32](repeating: 149, count: 7)), (150, nil)] as [(Int, [Int32]?)] {
+        var parts = [[Float](repeating: 0, count: tokens * rows), [Float](repeating: 0, count: tokens * rows)]
+        variant.pointee.matmul_fast(&gate.packed, 0, rows, x.base, index, tokens, &parts[0], rows, gate.scratch.base)
+        variant.pointee.matmul_fast(&up.packed, 0, rows, x.base, index, tokens, &parts[1], rows, gate.scratch.base)
+        var product = parts[0]
+        variant.pointee.silu_mul(parts[0], parts[1], tokens * rows, &product)
+        let expected = Memory(tokens * hiddenBytes)
+        let hidden = Memory(tokens * hiddenBytes)
+        variant.pointee.quantize_activations(QK_ACT_Q8, product, rows, tokens, rows, expected.base)
+        try index.withPointer { index in
+          try withUnsafePointer(to: gate.packed) { gatePointer in
+            try withUnsafePointer(to: up.packed) { upPointer in
+              let base = try #require(parts[0].withUnsafeMutableBufferPointer { $0.baseAddress })
+              var task = qk_matmul_task(
+                w: gatePointer, x: x.base, x_stride: 0, index: index, tokens: tokens, y: base, y_stride: rows, up: upPointer,
+                hidden: hidden.base,
+                hidden_bytes: hiddenBytes, first_job: 0, job_rows: 0)
+              qk_pool_matmul(pool, variant, &task, 1)
+            }
+          }
+        }
+        let used = rows / 32 * 64
+        for t in 0..<tokens where memcmp(hidden.base + t * hiddenBytes, expected.base + t * hiddenBytes, used) != 0 {
+          Issue.record("\(variantName(variant)): token \(t) of \(tokens)")
+        }
+      }
+    }
+  }
+
   @Test func poolRunsManyProducts() throws {
     let pool = try #require(qk_pool_create(3))
     defer { qk_pool_destroy(pool) }
@@ -254,7 +305,8 @@ private let productTypes = allTypes + [QK_INT16]
         matrix.initialize(to: fast ? p.packed : p.exact)
         tasks.append(
           qk_matmul_task(
-            w: matrix, x: memory.base, x_stride: p.columns, index: nil, tokens: p.tokens, y: base, y_stride: p.rows, first_job: 0,
+            w: matrix, x: memory.base, x_stride: p.columns, index: nil, tokens: p.tokens, y: base, y_stride: p.rows, up: nil, hidden: nil,
+            hidden_bytes: 0, first_job: 0,
             job_rows: 0))
       }
       qk_pool_matmul(pool, kernels, &tasks, tasks.count)

@@ -232,6 +232,9 @@ const qk_kernels *qk_kernels_best(void);
 
 /// One product of a batch of products: all tokens of one matrix. `w->layout` decides: QK_FILE = matmul_exact with float x
 /// (x_stride), QK_PACKED = matmul_fast with quantised activations (x_stride ignored).
+/// With `up`, a gated pair (both packed, rows a multiple of 32, the same columns and x): y is not written, but silu(w x) * (up x) is, as
+/// QK_ACT_Q8 rows [tokens] of all rows of w, hidden_bytes apart: the numbers of silu_mul and quantize_activations, made where the products
+/// are still in the cache.
 typedef struct qk_matmul_task {
   const qk_matrix *w;
   const void *x;
@@ -240,11 +243,16 @@ typedef struct qk_matmul_task {
   qk_int tokens;
   float *y;
   qk_int y_stride;
+  const qk_matrix *_Nullable up;
+  void *_Nullable hidden;
+  qk_int hidden_bytes;
   qk_int first_job, job_rows;         // filled in by qk_pool_matmul
 } qk_matmul_task;
 
 /// Runs all products, row tiles claimed dynamically (one pool run, no allocation): one matrix, gate+up, or the touched
-/// experts of a step. The pool's per-worker scratch must hold qk_matmul_scratch_bytes of the widest matrix.
+/// experts of a step. The pool's per-worker scratch must hold qk_matmul_scratch_bytes of the widest matrix, and with gated pairs
+/// qk_gated_scratch_bytes of it.
+qk_int qk_gated_scratch_bytes(qk_int columns);
 void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, qk_matmul_task *tasks, qk_int count);
 /// What all workers together can do at best: bytes read from memory, int8, bfloat16 and int16 operations, per second. Takes a fifth of a second
 /// and 256 MiB; zeros if that memory is not to be had.
