@@ -165,6 +165,8 @@ INLINE vb b_signed(vb x) {
   return EACH_I(_mm256_xor_si256(x.a, top), _mm256_xor_si256(x.b, top));
 }
 
+/// The same bits, but the compiler does not know it.
+INLINE void b_opaque(vb *v) { __asm__ volatile("" : "+x"(v->a), "+x"(v->b)); }
 /// 32 words of two rows, x and y -> pairs (x, y) of the even and of the odd ones.
 INLINE void w_pairs(vb x, vb y, vb *even, vb *odd) {
   *even = EACH_I(_mm256_blend_epi16(x.a, _mm256_slli_epi32(y.a, 16), 0xAA), _mm256_blend_epi16(x.b, _mm256_slli_epi32(y.b, 16), 0xAA));
@@ -209,6 +211,8 @@ INLINE void transpose_words(const uint32_t *const *rows, uint32_t *out, qk_int s
 INLINE vi i_dot16(vi acc, vi x, vi y) {
   return EACH_I(_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b)));
 }
+
+INLINE vi i_dot16_alone(vi acc, vi x, vi y) { return i_dot16(acc, x, y); }
 
 INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, bool wide) {
   // Wide: |w| <= 128 and |x| <= 127, so a pair sum is at most 32512. Narrow: w < 64, at most 16002. Neither saturates.

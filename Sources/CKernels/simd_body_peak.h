@@ -1,14 +1,19 @@
 // Private body, compiled once per ISA: the rate of the dot product instructions themselves, for rooflines.
 
-enum { PEAK_CHAINS = 10 };
+/// Independent sums, so that no instruction waits for the one before: as many as the registers hold.
+enum { PEAK_CHAINS = SIGNED_WIDE ? 6 : 16 };
 
 static qk_int v_peak_int8(qk_int rounds) {
   vi sum[PEAK_CHAINS];
   vb w = b_set1(1);
   for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_set1(i);
   for (qk_int n = 0; n < rounds; n++) {
-    for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_dot(sum[i], w, 0x01010101, false);
-    __asm__ volatile("" : "+m"(rounds));  // one round is done after the other
+#pragma clang loop unroll(full)
+    for (int i = 0; i < PEAK_CHAINS; i++) {
+      b_opaque(&w);  // else what the sums share would be done once
+      sum[i] = i_dot(sum[i], w, 0x01010101, false);
+    }
+    __asm__ volatile("" : "+r"(rounds));  // one round is done after the other
   }
   for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = i_add(sum[0], sum[i]);
   volatile int32_t kept = i_hsum(sum[0]);
@@ -26,7 +31,7 @@ static qk_int v_peak_bf16(qk_int rounds) {
 #else
     for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = f_fma(f_set1(1), f_set1(1), sum[i]);
 #endif
-    __asm__ volatile("" : "+m"(rounds));
+    __asm__ volatile("" : "+r"(rounds));
   }
   for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = f_add(sum[0], sum[i]);
   volatile float kept = f_sum(sum[0]);
@@ -36,11 +41,15 @@ static qk_int v_peak_bf16(qk_int rounds) {
 
 static qk_int v_peak_int16(qk_int rounds) {
   vi sum[PEAK_CHAINS];
-  const vi ones = i_set1(0x00010001);
+  vi ones = i_set1(0x00010001);
   for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_set1(i);
   for (qk_int n = 0; n < rounds; n++) {
-    for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_dot16(sum[i], ones, ones);
-    __asm__ volatile("" : "+m"(rounds));
+#pragma clang loop unroll(full)
+    for (int i = 0; i < PEAK_CHAINS; i++) {
+      b_opaque(&ones);
+      sum[i] = i_dot16_alone(sum[i], ones, ones);
+    }
+    __asm__ volatile("" : "+r"(rounds));
   }
   for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = i_add(sum[0], sum[i]);
   volatile int32_t kept = i_hsum(sum[0]);

@@ -115,7 +115,8 @@ extension Step {
     var tiles = 0
     for entry in entries where !isExpanded(entry, threshold) { tiles += (entry.tokens.count + tile - 1) / tile }
     let wanted = threads > 1 ? 2 * threads : 1
-    let groups = tiles == 0 ? 1 : max(min((wanted + tiles - 1) / tiles, max(heads / 4, 1)), 1)
+    // Every group of heads brings the keys into the kernel's form anew: no more groups than workers.
+    let groups = tiles == 0 ? 1 : max(min((threads + tiles - 1) / tiles, max(heads / 4, 1)), 1)
     var slots = 0
     for entry in entries where !isExpanded(entry, threshold) {
       let end = Int64(entry.startPosition + entry.tokens.count)
