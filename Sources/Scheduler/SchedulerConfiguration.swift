@@ -19,10 +19,14 @@ package struct SchedulerConfiguration: Sendable, Equatable {
   package var prefixCaching: Bool
   /// Largest prefill piece of one sequence in one step, so that the gaps of running streams stay short.
   package var maxPrefillChunkTokens: Int
+  /// Prefill tokens of all sequences together in a step with decodes, or `prefillTokensPerDecode` per decode if that is more: few streams
+  /// are kept smooth, many bear more, or new prompts would wait too long beside them.
+  package var prefillTokensBesideDecodes: Int
+  static let prefillTokensPerDecode = 8
 
   package init(
     blockTokens: Int = 16, blockCount: Int, maxBatchTokens: Int = 512, maxSequences: Int = 64, maxWaiting: Int = 1024,
-    maxContextTokens: Int, prefixCaching: Bool = true, maxPrefillChunkTokens: Int = 256
+    maxContextTokens: Int, prefixCaching: Bool = true, maxPrefillChunkTokens: Int = 256, prefillTokensBesideDecodes: Int = .max
   ) {
     self.blockTokens = blockTokens
     self.blockCount = blockCount
@@ -32,6 +36,7 @@ package struct SchedulerConfiguration: Sendable, Equatable {
     self.maxContextTokens = maxContextTokens
     self.prefixCaching = prefixCaching
     self.maxPrefillChunkTokens = maxPrefillChunkTokens
+    self.prefillTokensBesideDecodes = prefillTokensBesideDecodes
   }
 
   /// Every value inside the range in which the scheduler's arithmetic cannot overflow. Telling the operator about a bad value
@@ -45,6 +50,7 @@ package struct SchedulerConfiguration: Sendable, Equatable {
     result.maxWaiting = min(max(maxWaiting, 1), 1 << 22)
     result.maxContextTokens = min(max(maxContextTokens, 1), 1 << 30)
     result.maxPrefillChunkTokens = min(max(maxPrefillChunkTokens, 1), result.maxBatchTokens)
+    result.prefillTokensBesideDecodes = min(max(prefillTokensBesideDecodes, 1), result.maxBatchTokens)
     return result
   }
 }

@@ -2,7 +2,8 @@
 // a step takes.
 //
 // One rule for prefill and decode: a sequence has computed and total tokens, and a step tops sequences up within `maxBatchTokens`.
-//   1. Running sequences that lack one token (decodes) get it.
+//   1. Running sequences that lack one token (decodes) get it. If there are any, what is left for prompts is cut to
+//      `prefillTokensBesideDecodes`, or 8 per decode: their next token waits for the whole step.
 //   2. Running prompts, best priority and oldest first, share what is left, each at most `maxPrefillChunkTokens`. The first of them
 //      takes at most half while others want tokens too: two long prompts both progress, and a short one gets past a long one.
 //   3. Waiting sequences are admitted in order, while budget, seats and blocks last, unless this step had to preempt.
@@ -24,6 +25,7 @@ extension Scheduler {
     batch.reset(step: steps)
     budgetLeft = configuration.maxBatchTokens
     grantDecodes(&batch)
+    leaveForPrompts()
     grantPrompts(&batch)
     if batch.preempted.isEmpty { admitWaiting(&batch) }
     topUpPrompts()
@@ -37,6 +39,13 @@ extension Scheduler {
       if sequences[slot].uncomputed == 1 { grant(1, to: slot, &batch) }
       place += 1
     }
+  }
+
+  /// A step that streams wait for computes few prompt tokens.
+  private mutating func leaveForPrompts() {
+    let decodes = configuration.maxBatchTokens - budgetLeft  // one token each, and nothing else is granted yet
+    guard decodes > 0 else { return }
+    budgetLeft = min(budgetLeft, max(configuration.prefillTokensBesideDecodes, decodes * SchedulerConfiguration.prefillTokensPerDecode))
   }
 
   private mutating func grantPrompts(_ batch: inout Batch) {

@@ -170,6 +170,7 @@ extension ServerSettings {
       blockTokens: plan.blockTokens, blockCount: plan.blockCount, maxBatchTokens: maxBatchTokens, maxSequences: maxSequences,
       maxWaiting: maxWaitingSequences,
       maxContextTokens: min(model.maxContext, maxContextTokens > 0 ? maxContextTokens : .max, plan.cacheTokens),
-      prefixCaching: prefixCaching, maxPrefillChunkTokens: maxPrefillChunkTokens)
+      prefixCaching: prefixCaching, maxPrefillChunkTokens: maxPrefillChunkTokens,
+      prefillTokensBesideDecodes: prefillTokensBesideDecodes)
   }
 }

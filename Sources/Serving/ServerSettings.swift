@@ -28,6 +28,7 @@ package struct ServerSettings: Sendable, Equatable {
   // Scheduler
   package var maxBatchTokens = 512
   package var maxPrefillChunkTokens = 256
+  package var prefillTokensBesideDecodes = 64
   package var maxSequences = 64
   package var maxWaitingSequences = 1024
   package var maxContextTokens = 0
@@ -99,6 +100,7 @@ package struct SettingKey: Sendable {
     SettingKey("memoryReserveMiB", .integer(\.memoryReserveMiB, 0...1 << 24)),
     SettingKey("maxBatchTokens", .integer(\.maxBatchTokens, 1...1 << 16)),
     SettingKey("maxPrefillChunkTokens", .integer(\.maxPrefillChunkTokens, 1...1 << 16)),
+    SettingKey("prefillTokensBesideDecodes", .integer(\.prefillTokensBesideDecodes, 1...1 << 16)),
     SettingKey("maxSequences", .integer(\.maxSequences, 1...1 << 14)),
     SettingKey("maxWaitingSequences", .integer(\.maxWaitingSequences, 1...1 << 20)),
     SettingKey("maxContextTokens", .integer(\.maxContextTokens, 0...1 << 30)),

@@ -120,7 +120,7 @@ extension Simulation {
       var scheduler = Scheduler(
         SchedulerConfiguration(
           blockTokens: value, blockCount: value, maxBatchTokens: value, maxSequences: value, maxWaiting: value, maxContextTokens: 3,
-          maxPrefillChunkTokens: value))
+          maxPrefillChunkTokens: value, prefillTokensBesideDecodes: value))
       var batch = Batch()
       let id = try scheduler.add(request([1], new: 1))
       scheduler.plan(into: &batch)
@@ -132,6 +132,31 @@ extension Simulation {
       maxPrefillChunkTokens: .max
     ).clamped()
     #expect(!large.blockTokens.multipliedReportingOverflow(by: large.blockCount).overflow && large.maxSequences <= large.maxBatchTokens)
+  }
+
+  /// Streams wait for the whole step: beside them prompts get few tokens, more as there are more streams, and all where there is none.
+  @Test func promptsLeaveStreamsSmooth() throws {
+    var scheduler = Scheduler(
+      SchedulerConfiguration(
+        blockTokens: 4, blockCount: 1000, maxBatchTokens: 64, maxSequences: 16, maxContextTokens: 1000, maxPrefillChunkTokens: 64,
+        prefillTokensBesideDecodes: 20))
+    var batch = Batch()
+    func step() -> Int {
+      scheduler.plan(into: &batch)
+      scheduler.commit(batch, sampledTokens: [Int32](repeating: 5, count: batch.logitsRowCount))
+      return batch.tokens.count
+    }
+    func tokens(_ seed: Int32, _ count: Int) -> [Int32] { (0..<Int32(count)).map { seed &* 1000 &+ $0 } }
+    _ = try scheduler.add(request(tokens(1, 200), new: 50))
+    #expect((0..<4).map { _ in step() } == [64, 64, 64, 8], "nobody waits: the whole step")
+    _ = try scheduler.add(request(tokens(2, 100), new: 50))
+    #expect((0..<5).map { _ in step() } == [21, 21, 21, 21, 21], "one stream: 20 beside it")
+    for other in 3..<6 { _ = try scheduler.add(request(tokens(Int32(other), 30), new: 50)) }
+    #expect(step() == 22, "two streams: 20 is more than 8 for each")
+    while batch.entries.contains(where: \.isPrefill) { _ = step() }
+    _ = try scheduler.add(request(tokens(9, 300), new: 2))
+    #expect(step() == 5 + 40, "five streams: 8 for each")
+    #expect(scheduler.checkInvariants() == [])
   }
 
   // MARK: - Prefix cache

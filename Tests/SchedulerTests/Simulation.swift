@@ -209,9 +209,25 @@ struct Simulation {
     return hasDecode ? max(1, configuration.maxPrefillChunkTokens) : configuration.maxBatchTokens
   }
 
+  /// Prompt tokens that the step may compute beside its decodes, and those it did compute. A decode that was granted and then preempted in
+  /// the same step leaves a token's room.
+  private func promptTokens(ranBefore: [SequenceID: Known]) -> (most: Int, computed: Int) {
+    let decodes = batch.entries.count { entry in
+      ranBefore[entry.sequence] != nil && entry.tokens.count == 1
+        && entry.tokens.count + entry.startPosition == known[entry.sequence]?.history.count
+    }
+    let room = configuration.maxBatchTokens - decodes
+    let preempted = batch.preempted.count
+    guard decodes > 0 else { return (room, batch.tokens.count) }
+    let cut = max(configuration.prefillTokensBesideDecodes, 8 * (decodes + preempted))
+    return (min(room, cut + preempted), batch.tokens.count - decodes)
+  }
+
   /// The promises on who runs: preemption order, admission order, decodes first, progress of the first, nothing left undone.
   private mutating func checkOrder(ranBefore: [SequenceID: Known]) {
     let planned = Dictionary(uniqueKeysWithValues: batch.entries.map { ($0.sequence, $0.tokens.count) })
+    let prompts = promptTokens(ranBefore: ranBefore)
+    check(prompts.computed <= prompts.most, "\(prompts.computed) prompt tokens beside decodes")
     for id in batch.preempted {
       guard let victim = known[id] else { continue }
       for (other, sequence) in ranBefore where !batch.preempted.contains(other) {
@@ -222,7 +238,7 @@ struct Simulation {
       guard let sequence = known[id], !sequence.isComplete else { continue }
       if sequence.isRunning, sequence.history.count - sequence.computed == 1 { check(planned[id] == 1, "a decode got no token") }
       let wanted = min(sequence.history.count - sequence.computed, chunkLimit)
-      if sequence.isRunning, let granted = planned[id], granted < wanted, batch.tokens.count < configuration.maxBatchTokens {
+      if sequence.isRunning, let granted = planned[id], granted < wanted, batch.preempted.isEmpty, prompts.computed < prompts.most {
         let statistics = scheduler.statistics
         check(statistics.blocksFree + statistics.blocksCached == 0, "budget and blocks left, but a prompt got \(granted) of \(wanted)")
       }

@@ -19,7 +19,8 @@ private let isSoak = ProcessInfo.processInfo.environment["QUIRE_SOAK"] == "1"
       maxSequences: Int.random(in: 2...10, using: &generator), maxWaiting: Int.random(in: 1...16, using: &generator),
       maxContextTokens: Bool.random(using: &generator) ? 150 : Int.random(in: 2...150, using: &generator),
       prefixCaching: Int.random(in: 0..<8, using: &generator) > 0,
-      maxPrefillChunkTokens: Int.random(in: 1...budget, using: &generator))
+      maxPrefillChunkTokens: Int.random(in: 1...budget, using: &generator),
+      prefillTokensBesideDecodes: Bool.random(using: &generator) ? .max : Int.random(in: 1...budget, using: &generator))
     let mask = [UInt64.max, .max, .max, 0, 1, 0x700].randomElement(using: &generator) ?? .max
     var simulation = Simulation(configuration, hashSeed: generator.next(), hashMask: mask)
     while simulation.operations < operations, simulation.problems.isEmpty { operate(&simulation, &generator) }
