@@ -28,7 +28,7 @@ package struct ServerSettings: Sendable, Equatable {
   // Scheduler
   package var maxBatchTokens = 512
   package var maxPrefillChunkTokens = 256
-  package var prefillTokensBesideDecodes = 64
+  package var prefillTokensBesideDecodes = 32
   package var maxSequences = 64
   package var maxWaitingSequences = 1024
   package var maxContextTokens = 0
