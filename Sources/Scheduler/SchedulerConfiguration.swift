@@ -22,7 +22,7 @@ package struct SchedulerConfiguration: Sendable, Equatable {
   /// Prefill tokens of all sequences together in a step with decodes, or `prefillTokensPerDecode` per decode if that is more: few streams
   /// are kept smooth, many bear more, or new prompts would wait too long beside them.
   package var prefillTokensBesideDecodes: Int
-  static let prefillTokensPerDecode = 8
+  static let prefillTokensPerDecode = 6
 
   package init(
     blockTokens: Int = 16, blockCount: Int, maxBatchTokens: Int = 512, maxSequences: Int = 64, maxWaiting: Int = 1024,

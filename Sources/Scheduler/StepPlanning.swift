@@ -3,7 +3,7 @@
 //
 // One rule for prefill and decode: a sequence has computed and total tokens, and a step tops sequences up within `maxBatchTokens`.
 //   1. Running sequences that lack one token (decodes) get it. If there are any, what is left for prompts is cut to
-//      `prefillTokensBesideDecodes`, or 8 per decode: their next token waits for the whole step.
+//      `prefillTokensBesideDecodes`, or 6 per decode: their next token waits for the whole step.
 //   2. Running prompts, best priority and oldest first, share what is left, each at most `maxPrefillChunkTokens`. The first of them
 //      takes at most half while others want tokens too: two long prompts both progress, and a short one gets past a long one.
 //   3. Waiting sequences are admitted in order, while budget, seats and blocks last, unless this step had to preempt.

@@ -152,10 +152,12 @@ extension Simulation {
     _ = try scheduler.add(request(tokens(2, 100), new: 50))
     #expect((0..<5).map { _ in step() } == [21, 21, 21, 21, 21], "one stream: 20 beside it")
     for other in 3..<6 { _ = try scheduler.add(request(tokens(Int32(other), 30), new: 50)) }
-    #expect(step() == 22, "two streams: 20 is more than 8 for each")
+    #expect(step() == 22, "two streams: 20 is more than 6 for each")
     while batch.entries.contains(where: \.isPrefill) { _ = step() }
+    for other in 6..<8 { _ = try scheduler.add(request([Int32(other)], new: 50)) }
+    while batch.entries.count < 7 { _ = step() }
     _ = try scheduler.add(request(tokens(9, 300), new: 2))
-    #expect(step() == 5 + 40, "five streams: 8 for each")
+    #expect(step() == 7 + 42, "seven streams: 6 for each")
     #expect(scheduler.checkInvariants() == [])
   }
 

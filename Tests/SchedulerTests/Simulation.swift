@@ -219,7 +219,7 @@ struct Simulation {
     let room = configuration.maxBatchTokens - decodes
     let preempted = batch.preempted.count
     guard decodes > 0 else { return (room, batch.tokens.count) }
-    let cut = max(configuration.prefillTokensBesideDecodes, 8 * (decodes + preempted))
+    let cut = max(configuration.prefillTokensBesideDecodes, 6 * (decodes + preempted))
     return (min(room, cut + preempted), batch.tokens.count - decodes)
   }
 
