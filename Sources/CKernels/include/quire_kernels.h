@@ -132,7 +132,7 @@ typedef struct qk_latent_attention {
   qk_softmax_state state;             // value width c
   const int32_t *_Nullable next_table;  // what this worker will probably be asked next: the first keys of [next_begin, next_end) of that
   qk_int next_begin, next_end;          // block table are fetched into the cache meanwhile; NULL: nothing
-  bool exact;                         // true: f32 products; false: bf16 products allowed
+  bool exact;                         // true: f32 products; false: products of 16-bit integers allowed
 } qk_latent_attention;
 
 /// Expanded form, ONE head: keys [begin, end) as K_nope [n] and V [v] made by the caller for just this range (row 0 of k and
