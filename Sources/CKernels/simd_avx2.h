@@ -6,7 +6,7 @@ typedef struct { __m256i a, b; } vi;
 typedef vi vb;
 
 // SIGNED_WIDE: 8-bit weights stay signed, because maddubs would saturate with weights above 128.
-enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, SIGNED_WIDE = 1 };
+enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, SIGNED_WIDE = 1 };
 
 #define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
 #define EACH_I(expr_a, expr_b) ((vi){expr_a, expr_b})
@@ -48,6 +48,11 @@ INLINE vf f_zero_below(vf x, vf limit, vf y) {
 INLINE vf f_first(qk_int n, vf x, vf y) {
   return EACH_F(_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(f_mask_half(n))),
                 _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(f_mask_half(n - 8))));
+}
+/// Lanes of a where x > y, the others of b.
+INLINE vf f_where_above(vi x, vi y, vf a, vf b) {
+  return EACH_F(_mm256_blendv_ps(b.a, a.a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(x.a, y.a))),
+                _mm256_blendv_ps(b.b, a.b, _mm256_castsi256_ps(_mm256_cmpgt_epi32(x.b, y.b))));
 }
 INLINE float f_hmax(vf x) {
   const __m256 h = _mm256_max_ps(x.a, x.b);
@@ -211,7 +216,8 @@ INLINE void transpose_words(const uint32_t *const *rows, uint32_t *out, qk_int s
 INLINE vi i_dot16(vi acc, vi x, vi y) {
   return EACH_I(_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b)));
 }
-
+/// The same with the word at `p` in all lanes.
+INLINE vi i_dot16_word(vi acc, vi x, const uint8_t *p) { return i_dot16(acc, x, i_set1((int32_t)qk_load32(p))); }
 INLINE vi i_dot16_alone(vi acc, vi x, vi y) { return i_dot16(acc, x, y); }
 
 INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, bool wide) {

@@ -5,7 +5,7 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
 
-enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, SIGNED_WIDE = 0 };
+enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, SIGNED_WIDE = 0 };
 
 INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 INLINE vf f_load(const void *p) { return _mm512_loadu_ps(p); }
@@ -28,6 +28,8 @@ INLINE vf f_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_I
 INLINE vf f_zero_below(vf a, vf limit, vf b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, limit, _CMP_NLT_UQ), b); }
 /// First n lanes of a, the others of b.
 INLINE vf f_first(qk_int n, vf a, vf b) { return _mm512_mask_mov_ps(b, f_mask(n), a); }
+/// Lanes of a where x > y, the others of b.
+INLINE vf f_where_above(vi x, vi y, vf a, vf b) { return _mm512_mask_mov_ps(b, _mm512_cmpgt_epi32_mask(x, y), a); }
 INLINE float f_hmax(vf a) { return _mm512_reduce_max_ps(a); }
 INLINE __m128 f_fold(vf a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -139,6 +141,11 @@ INLINE vi i_dot16(vi acc, vi a, vi b) { return _mm512_dpwssd_epi32(acc, a, b); }
 /// measures it. (Everywhere, this form is slower.)
 INLINE vi i_dot16_alone(vi acc, vi a, vi b) {
   __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+  return acc;
+}
+/// acc + for each of 16 lanes: 2 products with the word at `p`, which is read by the instruction itself.
+INLINE vi i_dot16_word(vi acc, vi a, const uint8_t *p) {
+  __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(a), "m"(*(const uint32_t *)p));
   return acc;
 }
 

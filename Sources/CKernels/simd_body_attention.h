@@ -12,17 +12,17 @@ typedef struct attention_run {
   qk_int main_width, rest_width;  // integers: the parts of a key with a scale each, multiples of 32; the rest may be absent
   qk_int value_width;   // as the state has it
   bool integers;
-  const void *q;        // [rows, key_width] float or int16
-  const float *q_scale;  // integers: [rows][2] of main part and rest
+  const void *q;        // float: [rows, key_width]. Integers: for each 16 rows a panel [key_width / 2, 16] of words, two columns each
+  const float *q_scale, *q_rest_scale;  // integers: [rows, padded to 16] of main part and rest
+  const int32_t *seen;  // integers: [rows, padded to 16] keys before this position are seen
   qk_softmax_state state;
 } attention_run;
 
 /// Keys [begin, begin + keys) of one tile.
 typedef struct key_tile {
-  const void *key[QK_KEY_TILE];  // float: each [key_width], zero beyond its real width. Integers: rows of int16 before they become a panel
-  uint32_t *key_panel;           // integers: [key_width / 2, QK_KEY_TILE] pairs of columns
+  const void *key[QK_KEY_TILE];  // each [key_width], zero beyond its real width
   uint32_t *value_panels;        // integers: panels of 64 columns, [QK_KEY_TILE / 2, 64] pairs of keys each
-  bool whole_panels;             // integers: both are complete; else a piece is made where it is used, once, and stays in the first-level cache
+  bool whole_panels;             // integers: all are complete; else one is made where it is used, once, and stays in the first-level cache
   const void *values;            // float: [keys, value_stride]
   qk_int value_stride;           // padded value width, a multiple of 16 (float only)
   qk_int begin;

@@ -4,9 +4,9 @@
 /// Where the parts of one call's scratch lie.
 typedef struct attention_scratch {
   uint8_t *queries;  // [rows, key_width]
-  float *q_scales;   // [rows, 2], integers
+  float *q_scale, *q_rest_scale;  // [rows], integers
+  int32_t *seen;                  // [rows], integers
   uint8_t *keys;     // [QK_KEY_TILE, key_width]
-  uint32_t *panel;   // [key_width / 2, QK_KEY_TILE] pairs of columns, integers
   uint8_t *rows;     // [QK_KEY_TILE, value_width] value rows of the expanded form, integers
   uint8_t *values;   // [QK_KEY_TILE, value_width] float, or panels of pairs
   float *row;        // one row as float, key_width + value_width
@@ -18,9 +18,10 @@ static attention_scratch carve(void *scratch, const attention_run *run, qk_int v
   attention_scratch s;
   uint8_t *at = scratch;
   s.queries = at, at += padded(rows * run->key_width * size, 64);
-  s.q_scales = (float *)at, at += 8 * rows;
+  s.q_scale = (float *)at, at += 4 * rows;
+  s.q_rest_scale = (float *)at, at += 4 * rows;
+  s.seen = (int32_t *)at, at += 4 * rows;
   s.keys = at, at += QK_KEY_TILE * run->key_width * size;
-  s.panel = (uint32_t *)at, at += run->integers ? QK_KEY_TILE * run->key_width * 2 : 0;
   s.rows = at, at += run->integers ? QK_KEY_TILE * width * 2 : 0;
   s.values = at, at += QK_KEY_TILE * width * size;
   s.row = (float *)at, at += 4 * padded(run->key_width + width, 16);
@@ -36,19 +37,32 @@ static void put_row(const float *x, qk_int count, qk_int width, float *out) {
   memset(out + count, 0, (size_t)(width - count) * 4);
 }
 
-/// Queries of a main part and a rest of the widths given.
-static void put_queries(attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
-  for (qk_int i = 0; i < run->rows; i++, q += stride) {
-    if (run->integers) {
-      int16_t *out = (int16_t *)s->queries + i * run->key_width;
-      s->q_scales[2 * i] = put_int16(q, main, run->main_width, out);
-      s->q_scales[2 * i + 1] = put_int16(q + main, rest, run->rest_width, out + run->main_width);
-    } else {
-      put_row(q, main + rest, run->key_width, (float *)s->queries + i * run->key_width);
+/// Queries of a main part and a rest of the widths given, 16 rows at a time: as integers they become a panel.
+static void put_queries16(attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
+  for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
+    const uint32_t *rows[BLOCK_ROWS];
+    for (qk_int i = 0; i < BLOCK_ROWS; i++) {
+      const qk_int row = smaller(first + i, run->rows - 1);  // what is too much repeats the last, and nobody looks at it
+      int16_t *out = (int16_t *)s->keys + i * run->key_width;
+      s->q_scale[first + i] = put_int16(q + row * stride, main, run->main_width, out);
+      s->q_rest_scale[first + i] = put_int16(q + row * stride + main, rest, run->rest_width, out + run->main_width);
+      s->seen[first + i] = (int32_t)(run->first_position + row / run->rows_per_token + 1);
+      rows[i] = (const uint32_t *)out;
+    }
+    uint32_t *panel = (uint32_t *)s->queries + first * run->key_width / 2;
+    for (qk_int w = 0; w < run->key_width / 2; w += 16) {
+      transpose_words(rows, panel + w * BLOCK_ROWS, BLOCK_ROWS);
+      for (int i = 0; i < BLOCK_ROWS; i++) rows[i] += 16;
     }
   }
+  run->q_scale = s->q_scale, run->q_rest_scale = s->q_rest_scale, run->seen = s->seen;
+}
+
+static void put_queries(attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
   run->q = s->queries;
-  run->q_scale = s->q_scales;
+  if (run->integers) put_queries16(run, q, stride, main, rest, s);
+  else
+    for (qk_int i = 0; i < run->rows; i++) put_row(q + i * stride, main + rest, run->key_width, (float *)s->queries + i * run->key_width);
 }
 
 /// The cache rows in `ahead` as keys and values of the absorbed form, float.
@@ -65,15 +79,12 @@ static void latent_tile(const attention_run *run, const qk_pages *p, const atten
   tile->value_stride = run->key_width;
 }
 
-/// Room for the panels of keys and values; filled at once if several blocks of query rows will read them.
-static void make_panels(const attention_run *run, const attention_scratch *s, key_tile *tile, const void *const *value_rows, qk_int value_width,
-                        bool whole) {
-  tile->key_panel = s->panel;
+/// Room for the panels of values; filled at once if several blocks of query rows will read them.
+static void make_panels(const attention_run *run, const attention_scratch *s, key_tile *tile, const void *const *value_rows) {
   tile->value_panels = (uint32_t *)s->values;
-  tile->whole_panels = whole;
-  if (!whole) return;
-  make_key_panel(tile, 0, run->key_width, tile->key_panel);
-  for (qk_int j = 0; j < value_width; j += VALUE_PANEL)
+  tile->whole_panels = value_rows != tile->key || run->rows > BLOCK_ROWS;
+  if (!tile->whole_panels) return;
+  for (qk_int j = 0; j < run->value_width; j += VALUE_PANEL)
     make_value_panel(value_rows, tile->keys, j, tile->value_panels + j * (QK_KEY_TILE / 2));
 }
 
@@ -111,7 +122,7 @@ static void latent_tile16(const attention_run *run, const qk_pages *p, const att
   }
   for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->scale[i] = tile->rest_scale[i] = 0;
   memcpy(tile->value_scale, tile->scale, sizeof tile->scale);
-  make_panels(run, s, tile, tile->key, run->main_width, run->rows > BLOCK_ROWS);
+  make_panels(run, s, tile, tile->key);
 }
 
 /// Where the cache rows [begin, end) lie.
@@ -201,7 +212,7 @@ static void expanded_tile(const attention_run *run, const qk_expanded_attention 
   tile->value_stride = value_width;
   if (!run->integers) return;
   for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->scale[i] = tile->value_scale[i] = 0;
-  make_panels(run, s, tile, value_rows, value_width, true);
+  make_panels(run, s, tile, value_rows);
 }
 
 static void v_attention_expanded(const qk_expanded_attention *a, void *scratch) {
