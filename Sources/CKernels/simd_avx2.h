@@ -6,7 +6,7 @@ typedef struct { __m256i a, b; } vi;
 typedef vi vb;
 
 // SIGNED_WIDE: 8-bit weights stay signed, because maddubs would saturate with weights above 128.
-enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, SIGNED_WIDE = 1 };
+enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, VALUE_ROWS = 2, DIRECT_VALUES = 0, SIGNED_WIDE = 1 };
 
 #define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
 #define EACH_I(expr_a, expr_b) ((vi){expr_a, expr_b})
@@ -176,6 +176,15 @@ INLINE void b_opaque(vb *v) { __asm__ volatile("" : "+x"(v->a), "+x"(v->b)); }
 INLINE void w_pairs(vb x, vb y, vb *even, vb *odd) {
   *even = EACH_I(_mm256_blend_epi16(x.a, _mm256_slli_epi32(y.a, 16), 0xAA), _mm256_blend_epi16(x.b, _mm256_slli_epi32(y.b, 16), 0xAA));
   *odd = EACH_I(_mm256_blend_epi16(_mm256_srli_epi32(x.a, 16), y.a, 0xAA), _mm256_blend_epi16(_mm256_srli_epi32(x.b, 16), y.b, 0xAA));
+}
+/// 32 words of two rows -> pairs (x, y): of each 8 words the first 4, and the last 4. The sums of such pairs in their order again.
+INLINE void w_interleave(vb x, vb y, vb *low, vb *high) {
+  *low = EACH_I(_mm256_unpacklo_epi16(x.a, y.a), _mm256_unpacklo_epi16(x.b, y.b));
+  *high = EACH_I(_mm256_unpackhi_epi16(x.a, y.a), _mm256_unpackhi_epi16(x.b, y.b));
+}
+INLINE void f_uninterleave(vf low, vf high, vf *first, vf *last) {
+  *first = EACH_F(_mm256_permute2f128_ps(low.a, high.a, 0x20), _mm256_permute2f128_ps(low.a, high.a, 0x31));
+  *last = EACH_F(_mm256_permute2f128_ps(low.b, high.b, 0x20), _mm256_permute2f128_ps(low.b, high.b, 0x31));
 }
 INLINE vf zip_half(__m256 even, __m256 odd) {
   const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);

@@ -5,7 +5,7 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
 
-enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, SIGNED_WIDE = 0 };
+enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, VALUE_ROWS = 8, DIRECT_VALUES = 1, SIGNED_WIDE = 0 };
 
 INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 INLINE vf f_load(const void *p) { return _mm512_loadu_ps(p); }
@@ -105,6 +105,16 @@ INLINE void w_pairs(vb a, vb b, vb *even, vb *odd) {
   const vb low = _mm512_set1_epi32(0xFFFF);
   *even = _mm512_ternarylogic_epi32(low, a, _mm512_slli_epi32(b, 16), 0xCA);  // low ? a : b
   *odd = _mm512_ternarylogic_epi32(low, _mm512_srli_epi32(a, 16), b, 0xCA);
+}
+/// 32 words of two rows -> pairs (a, b): of each 8 words the first 4, and the last 4. The sums of such pairs in their order again.
+INLINE void w_interleave(vb a, vb b, vb *low, vb *high) {
+  *low = _mm512_unpacklo_epi16(a, b);
+  *high = _mm512_unpackhi_epi16(a, b);
+}
+INLINE void f_uninterleave(vf low, vf high, vf *first, vf *last) {
+  const vf a = _mm512_shuffle_f32x4(low, high, 0x44), b = _mm512_shuffle_f32x4(low, high, 0xEE);  // low 0, 1, high 0, 1; low 2, 3, high 2, 3
+  *first = _mm512_shuffle_f32x4(a, a, 0xD8);
+  *last = _mm512_shuffle_f32x4(b, b, 0xD8);
 }
 /// The even and the odd of 32 numbers -> the first and the last 16.
 INLINE void f_zip(vf even, vf odd, vf *first, vf *last) {

@@ -119,7 +119,14 @@ INLINE row_lines value_lines(const attention_run *run, const key_tile *tile, qk_
   return (row_lines){.first = tile->ahead[row] + at % row_bytes, .count = (int)(ROWS * row_bytes / turns / 64) + 1};
 }
 
-/// u[r][0 ..< count] = u * old + unit * weighted values, for rows r ..< r + rows of the block and 16 * columns columns of a panel.
+/// u = u * old + unit * sums for 32 columns of a row of the block, of which `count` are there.
+INLINE void add_values(float *u, qk_int count, const softmax_block *b, int row, vf first, vf last) {
+  const vf unit = f_set1(b->unit[row]), old = f_set1(b->old[row]);
+  f_storen(u, f_fma(first, unit, f_mul(f_loadn(u, count), old)), count);
+  f_storen(u + 16, f_fma(last, unit, f_mul(f_loadn(u + 16, count - 16), old)), count - 16);
+}
+
+/// Weighted values of rows r ..< r + rows of the block and 16 * columns columns of a panel.
 INLINE void value_micro(float *u, qk_int u_stride, const softmax_block *b, int r, const uint32_t *panel, int pairs, qk_int count,
                         row_lines ahead, const int rows, const int columns) {
   vi acc[4][4];
@@ -136,13 +143,9 @@ INLINE void value_micro(float *u, qk_int u_stride, const softmax_block *b, int r
   }
   for (int i = 0; i < rows; i++)
     for (int c = 0; c < columns; c += 2) {
-      vf sum[2];
-      f_zip(f_of_i(acc[i][c]), f_of_i(acc[i][c + 1]), &sum[0], &sum[1]);
-      for (int k = 0; k < 2; k++) {
-        float *at = u + i * u_stride + 16 * (c + k);
-        const qk_int n = count - 16 * (c + k);
-        f_storen(at, f_fma(sum[k], f_set1(b->unit[r + i]), f_mul(f_loadn(at, n), f_set1(b->old[r + i]))), n);
-      }
+      vf first, last;
+      f_zip(f_of_i(acc[i][c]), f_of_i(acc[i][c + 1]), &first, &last);
+      add_values(u + i * u_stride + 16 * c, count - 16 * c, b, r + i, first, last);
     }
 }
 
@@ -152,7 +155,8 @@ INLINE void value_rows(float *u, qk_int u_stride, const softmax_block *b, int r,
     value_micro(u + 16 * c, u_stride, b, r, panel + 16 * c, pairs, count - 16 * c, ahead, rows, DOT_COLUMNS);
 }
 
-static void value_block16(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, const softmax_block *b) {
+/// By way of panels: where many blocks of query rows share them, or registers are few.
+static void value_panel_block(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, const softmax_block *b) {
   const qk_int stride = run->state.u_stride, calls = (rows + DOT_ROWS - 1) / DOT_ROWS;
   const qk_int turns = padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls;
   qk_int turn = 0;
@@ -173,6 +177,57 @@ static void value_block16(const attention_run *run, const key_tile *tile, qk_int
   }
 }
 
+/// Weighted values of `rows` rows of the block and columns [j, j + 32), two keys at a time as they lie.
+INLINE void value_direct_micro(float *u, qk_int u_stride, const softmax_block *b, int r, const void *const *keys, int pairs, qk_int j,
+                               qk_int count, row_lines ahead, const int rows) {
+  vi low[VALUE_ROWS], high[VALUE_ROWS];
+  for (int i = 0; i < rows; i++) low[i] = high[i] = i_set1(0);
+  for (int s = 0; s < pairs; s++) {
+    vi even, odd;
+    if (s < ahead.count) _mm_prefetch((const char *)ahead.first + 64 * s, _MM_HINT_T1);
+    w_interleave(b_load((const int16_t *)keys[2 * s] + j), b_load((const int16_t *)keys[2 * s + 1] + j), &even, &odd);
+    for (int i = 0; i < rows; i++) {
+      const vi w = i_set1((int32_t)b->weights[s][r + i]);
+      low[i] = i_dot16(low[i], even, w);
+      high[i] = i_dot16(high[i], odd, w);
+    }
+  }
+  for (int i = 0; i < rows; i++) {
+    vf first, last;
+    f_uninterleave(f_of_i(low[i]), f_of_i(high[i]), &first, &last);
+    add_values(u + i * u_stride, count, b, r + i, first, last);
+  }
+}
+
+/// For one block of query rows that nobody shares the values with: no panel.
+static void value_direct_block(const attention_run *run, const key_tile *tile, int rows, int keys, const softmax_block *b) {
+  const qk_int stride = run->state.u_stride, turns = padded(run->value_width, 32) / 32 * ((rows + VALUE_ROWS - 1) / VALUE_ROWS);
+  const void *key[QK_KEY_TILE];
+  for (int i = 0; i < keys + keys % 2; i++) key[i] = tile->key[smaller(i, keys - 1)];  // one too many has weight 0
+  qk_int turn = 0;
+  for (qk_int j = 0; j < run->value_width; j += 32)
+    for (int r = 0; r < rows; r += VALUE_ROWS, turn++) {
+      float *u = run->state.u + r * stride + j;
+      const row_lines ahead = value_lines(run, tile, turn, turns);
+      const qk_int count = run->value_width - j;
+#define STEP(n) \
+  case n: \
+    value_direct_micro(u, stride, b, r, key, (keys + 1) / 2, j, count, ahead, n < VALUE_ROWS ? n : VALUE_ROWS); \
+    break
+      switch (rows - r) {
+        STEP(1);
+        STEP(2);
+        STEP(3);
+        STEP(4);
+        STEP(5);
+        STEP(6);
+        STEP(7);
+        default: value_direct_micro(u, stride, b, r, key, (keys + 1) / 2, j, count, ahead, VALUE_ROWS); break;
+      }
+#undef STEP
+    }
+}
+
 static void attend_tile16(const attention_run *run, const key_tile *tile) {
   softmax_block block;
   for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
@@ -182,6 +237,7 @@ static void attend_tile16(const attention_run *run, const key_tile *tile) {
     score_part(run, tile, first, keys, 0, run->main_width, block.main);
     if (run->rest_width > 0) score_part(run, tile, first, keys, run->main_width, run->rest_width, block.rest);
     softmax_integers(run, tile, first, keys, &block);
-    value_block16(run, tile, first, rows, keys, &block);
+    if (DIRECT_VALUES && !tile->whole_panels) value_direct_block(run, tile, rows, keys, &block);
+    else value_panel_block(run, tile, first, rows, keys, &block);
   }
 }
