@@ -54,29 +54,31 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
   if (item->slot < 0) finish_rows(c, state, item->token, item->tokens, item->head, item->heads);
 }
 
-static void merge_token(void *context, qk_int i, qk_int worker) {
+// The splits of one head of one token.
+static void merge_head(void *context, qk_int i, qk_int worker) {
   (void)worker;
   const attention_context *c = context;
   const qe_attention *job = c->job;
-  const qe_attention_merge *merge = &job->merges[i];
-  qk_int row = merge->token * job->heads, heads = job->heads;
-  qk_softmax_state into = {job->m + row, job->l + row, job->u + row * job->c, job->c};
+  const qe_attention_merge *merge = &job->merges[i / job->heads];
+  const qk_int head = i % job->heads, row = merge->token * job->heads + head;
+  const qk_softmax_state into = {job->m + row, job->l + row, job->u + row * job->c, job->c};
   for (qk_int s = 0; s < merge->slots; s++) {
-    qk_int place = (merge->slot + s) * heads;
-    qk_softmax_state from = {job->slot_m + place, job->slot_l + place, job->slot_u + place * job->c, job->c};
+    const qk_int place = (merge->slot + s) * job->heads + head;
+    const qk_softmax_state from = {job->slot_m + place, job->slot_l + place, job->slot_u + place * job->c, job->c};
     if (s == 0) {
-      memcpy(into.m, from.m, (size_t)heads * sizeof(float));
-      memcpy(into.l, from.l, (size_t)heads * sizeof(float));
-      memcpy(into.u, from.u, (size_t)(heads * job->c) * sizeof(float));
+      *into.m = *from.m;
+      *into.l = *from.l;
+      memcpy(into.u, from.u, (size_t)job->c * sizeof(float));
     } else {
-      c->kernels->attention_merge(&into, &from, heads, job->c);
+      c->kernels->attention_merge(&into, &from, 1, job->c);
     }
   }
-  finish_rows(c, into, merge->token, 1, 0, heads);
+  finish_rows(c, into, merge->token, 1, head, 1);
 }
 
 void qe_run_attention(qe_workers workers, const qe_attention *job) {
   attention_context context = {workers.kernels, workers.pool, job};
   qk_pool_run(workers.pool, attention_item, &context, job->item_count);
-  if (job->merge_count > 0) qe_run_rows(workers, merge_token, &context, job->merge_count, 4 * job->heads * job->c);
+  // Every split of a head is read: at least two.
+  qe_run_rows(workers, merge_head, &context, job->merge_count * job->heads, 4 * job->c);
 }

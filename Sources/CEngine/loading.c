@@ -25,7 +25,7 @@ static void transpose(const qk_kernels *kernels, const qe_load_piece *piece, uin
   // A row of activations is a row of the matrix: integers of one scale.
   qk_matrix source = qk_file_matrix(QK_INT16, integers, columns, rows, NULL);
   for (qk_int i = 0; i < columns; i++) {
-    kernels->quantize_activations(QK_ACT_INT16, turned + i * rows, rows, 1, rows, one);
+    kernels->quantize_activations(QK_ACT_INT16, turned + i * rows, rows, 1, rows, one, 0);
     memcpy(integers + i * source.row_bytes, one, sizeof(float));
     memcpy(integers + i * source.row_bytes + sizeof(float), one + 64, (size_t)source.row_bytes - sizeof(float));
   }

@@ -5,16 +5,16 @@
 
 void qe_emit(const qk_kernels *kernels, const qe_activations *out, qk_int row, qk_int width) {
   const float *x = out->f32 + row * out->f32_stride;
-  if (out->q8) kernels->quantize_activations(QK_ACT_Q8, x, width, 1, width, (uint8_t *)out->q8 + row * out->q8_bytes);
-  if (out->bf16) kernels->quantize_activations(QK_ACT_BF16, x, width, 1, width, (uint8_t *)out->bf16 + row * out->bf16_bytes);
-  if (out->int16) kernels->quantize_activations(QK_ACT_INT16, x, width, 1, width, (uint8_t *)out->int16 + row * out->int16_bytes);
+  if (out->q8) kernels->quantize_activations(QK_ACT_Q8, x, width, 1, width, (uint8_t *)out->q8 + row * out->q8_bytes, out->q8_bytes);
+  if (out->bf16) kernels->quantize_activations(QK_ACT_BF16, x, width, 1, width, (uint8_t *)out->bf16 + row * out->bf16_bytes, out->bf16_bytes);
+  if (out->int16) kernels->quantize_activations(QK_ACT_INT16, x, width, 1, width, (uint8_t *)out->int16 + row * out->int16_bytes, out->int16_bytes);
 }
 
 void qe_emit_head(const qk_kernels *kernels, const qe_head_activations *out, qk_int head, qk_int row, const float *x, qk_int width) {
   qk_int place = head * out->capacity + row;
-  if (out->q8) kernels->quantize_activations(QK_ACT_Q8, x, width, 1, width, (uint8_t *)out->q8 + place * out->q8_bytes);
-  if (out->bf16) kernels->quantize_activations(QK_ACT_BF16, x, width, 1, width, (uint8_t *)out->bf16 + place * out->bf16_bytes);
-  if (out->int16) kernels->quantize_activations(QK_ACT_INT16, x, width, 1, width, (uint8_t *)out->int16 + place * out->int16_bytes);
+  if (out->q8) kernels->quantize_activations(QK_ACT_Q8, x, width, 1, width, (uint8_t *)out->q8 + place * out->q8_bytes, out->q8_bytes);
+  if (out->bf16) kernels->quantize_activations(QK_ACT_BF16, x, width, 1, width, (uint8_t *)out->bf16 + place * out->bf16_bytes, out->bf16_bytes);
+  if (out->int16) kernels->quantize_activations(QK_ACT_INT16, x, width, 1, width, (uint8_t *)out->int16 + place * out->int16_bytes, out->int16_bytes);
 }
 
 // One row is one job; below this many floats in all the caller does them alone, which is cheaper than waking anybody.

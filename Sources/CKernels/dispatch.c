@@ -122,9 +122,8 @@ static void gated_rows(const qk_kernels *k, const qk_matmul_task *t, qk_int begi
     k->matmul_fast(&gate, 0, rows, x, index, count, g, rows, scratch);
     k->matmul_fast(&up, 0, rows, x, index, count, u, rows, scratch);
     k->silu_mul(g, u, count * rows, g);
-    for (qk_int i = 0; i < count; i++)
-      k->quantize_activations(QK_ACT_Q8, g + i * rows, rows, 1, rows,
-                              (uint8_t *)t->hidden + (first + i) * t->hidden_bytes + qk_activation_offset(begin));
+    k->quantize_activations(QK_ACT_Q8, g, rows, count, rows, (uint8_t *)t->hidden + first * t->hidden_bytes + qk_activation_offset(begin),
+                            t->hidden_bytes);
   }
 }
 

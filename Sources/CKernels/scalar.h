@@ -10,7 +10,8 @@
 void qk_scalar_dequantize_rows(const qk_matrix *w, qk_int begin, qk_int end, float *out, qk_int out_stride);
 void qk_scalar_matmul_exact(const qk_matrix *w, qk_int begin, qk_int end, const float *x, qk_int x_stride, const int32_t *index,
                             qk_int tokens, float *y, qk_int y_stride, void *scratch);
-void qk_scalar_quantize_activations(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out);
+void qk_scalar_quantize_activations(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out,
+                                    qk_int out_stride);
 void qk_scalar_matmul_fast(const qk_matrix *w, qk_int begin, qk_int end, const void *activations, const int32_t *index, qk_int tokens,
                            float *y, qk_int y_stride, void *scratch);
 void qk_scalar_rms_norm(const float *x, const float *weight, float epsilon, qk_int count, float *y);

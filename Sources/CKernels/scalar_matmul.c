@@ -79,10 +79,11 @@ static void quantize_q8(const float *x, qk_int columns, qk_act_block *out) {
   }
 }
 
-void qk_scalar_quantize_activations(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out) {
+void qk_scalar_quantize_activations(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out,
+                                    qk_int out_stride) {
   const qk_int bytes = qk_activation_bytes(kind, columns);
   for (qk_int t = 0; t < tokens; t++) {
-    uint8_t *at = (uint8_t *)out + t * bytes;
+    uint8_t *at = (uint8_t *)out + t * out_stride;
     if (kind == QK_ACT_Q8) {
       quantize_q8(x + t * x_stride, columns, (qk_act_block *)at);
     } else if (kind == QK_ACT_INT16) {

@@ -86,11 +86,20 @@ INLINE int32_t i_hsum(vi x) {
   q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4E));
   return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xB1)));
 }
-/// The sums of two vectors.
-INLINE void i_hsum2(vi x, vi y, int32_t *out) {
-  out[0] = i_hsum(x);
-  out[1] = i_hsum(y);
+INLINE __m256i fold_half(__m256i x, __m256i y, bool sum) { return sum ? _mm256_add_epi32(x, y) : _mm256_max_epi32(x, y); }
+INLINE __m256i fold8(const vi *v, bool sum) {
+  __m256i four[2];  // lane 4 k + i: a half of vector i of these four
+  for (int i = 0; i < 8; i += 4) {
+    __m256i h[4];
+    for (int j = 0; j < 4; j++) h[j] = fold_half(v[i + j].a, v[i + j].b, sum);
+    const __m256i x = fold_half(_mm256_unpacklo_epi32(h[0], h[1]), _mm256_unpackhi_epi32(h[0], h[1]), sum);
+    const __m256i y = fold_half(_mm256_unpacklo_epi32(h[2], h[3]), _mm256_unpackhi_epi32(h[2], h[3]), sum);
+    four[i / 4] = fold_half(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y), sum);
+  }
+  return fold_half(_mm256_permute2x128_si256(four[0], four[1], 0x20), _mm256_permute2x128_si256(four[0], four[1], 0x31), sum);
 }
+/// Lane i: the sum of the lanes of v[i], or the largest of them. In each step half as many vectors hold half as many parts of each.
+INLINE vi i_fold16(const vi *v, bool sum) { return EACH_I(fold8(v, sum), fold8(v + 8, sum)); }
 INLINE vf f_of_bits(vi x) { return EACH_F(_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)); }
 INLINE vi bits_of_f(vf x) { return EACH_I(_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)); }
 INLINE vf f_of_i(vi x) { return EACH_F(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }

@@ -47,12 +47,18 @@ INLINE vi i_srl(vi a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
 INLINE vi i_sra(vi a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }
 INLINE int32_t i_hmax(vi a) { return _mm512_reduce_max_epi32(a); }
 INLINE int32_t i_hsum(vi a) { return _mm512_reduce_add_epi32(a); }
-/// The sums of two vectors.
-INLINE void i_hsum2(vi a, vi b, int32_t *out) {
-  const __m512i pairs = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));  // a, a, b, b in each lane
-  const __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
-  const __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
-  _mm_storel_epi64((__m128i_u *)out, _mm_shuffle_epi32(_mm_add_epi32(q, _mm_srli_epi64(q, 32)), 0x08));
+INLINE vi i_fold(vi a, vi b, bool sum) { return sum ? i_add(a, b) : i_max(a, b); }
+/// Lane i: the sum of the lanes of v[i], or the largest of them. In each step half as many vectors hold half as many parts of each.
+INLINE vi i_fold16(const vi *v, bool sum) {
+  vi four[4];  // lane 4 k + i: a quarter of vector i of these four
+  for (int i = 0; i < 16; i += 4) {
+    const vi a = i_fold(_mm512_unpacklo_epi32(v[i], v[i + 1]), _mm512_unpackhi_epi32(v[i], v[i + 1]), sum);
+    const vi b = i_fold(_mm512_unpacklo_epi32(v[i + 2], v[i + 3]), _mm512_unpackhi_epi32(v[i + 2], v[i + 3]), sum);
+    four[i / 4] = i_fold(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), sum);
+  }
+  const vi a = i_fold(_mm512_shuffle_i32x4(four[0], four[1], 0x44), _mm512_shuffle_i32x4(four[0], four[1], 0xEE), sum);
+  const vi b = i_fold(_mm512_shuffle_i32x4(four[2], four[3], 0x44), _mm512_shuffle_i32x4(four[2], four[3], 0xEE), sum);
+  return i_fold(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD), sum);
 }
 INLINE vf f_of_bits(vi a) { return _mm512_castsi512_ps(a); }
 INLINE vi bits_of_f(vf a) { return _mm512_castps_si512(a); }

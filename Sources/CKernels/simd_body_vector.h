@@ -120,36 +120,63 @@ static void v_rope_interleaved(float *x, qk_int stride, qk_int heads, qk_int wid
   }
 }
 
-/// One token to int8 blocks of 32, bit for bit as the scalar variant does it (scalar_matmul.c).
-static void quantize_q8(const float *x, qk_int columns, qk_act_block *out) {
-  const vi magnitude = i_set1(0x7FFFFFFF);
-  for (qk_int b = 0; b < columns / 32; b++) {
-    const vf lo = f_load(x + 32 * b), hi = f_load(x + 32 * b + 16);
-    const int32_t bits = i_hmax(i_max(i_and(bits_of_f(lo), magnitude), i_and(bits_of_f(hi), magnitude)));
-    const float largest = qk_float_of_bits((uint32_t)bits);
-    const bool finite = bits < 0x7F800000, zero = !(largest >= 1e-30f);
-    const float scale = !finite ? NAN : zero ? 0 : largest / 127.0f;
-    vi q0 = i_set1(0), q1 = i_set1(0);
-    if (finite && !zero) {
-      const vf inverse = f_set1(127.0f / largest);
-      q0 = i_of_f(f_mul(lo, inverse));
-      q1 = i_of_f(f_mul(hi, inverse));
-    }
-    _mm_storeu_si128((__m128i_u *)out[b].q, i8_of_i(q0));
-    _mm_storeu_si128((__m128i_u *)(out[b].q + 16), i8_of_i(q1));
-    int32_t half[2];
-    i_hsum2(q0, q1, half);
-    qk_act_finish(&out[b], scale, half);
+/// `count` blocks of 32 numbers, at most 16, to int8, bit for bit as the scalar variant does it (scalar_matmul.c). What there is one of per block is
+/// computed for all at once.
+static void quantize_blocks(const float *const *x, int count, qk_act_block *const *out) {
+  const vi magnitude = i_set1(0x7FFFFFFF), zero = i_set1(0);
+  const vf least = f_set1(1e-30f), most = f_set1(127.0f);
+  vi v[16], low[16], high[16];
+  for (int b = 0; b < 16; b++)
+    v[b] = b < count ? i_max(i_and(bits_of_f(f_load(x[b])), magnitude), i_and(bits_of_f(f_load(x[b] + 16)), magnitude)) : zero;
+  const vi bits = i_fold16(v, false);
+  const vf largest = f_of_bits(bits);
+  float factor[16], scale[16];
+  int32_t sums[2][16];
+  f_store(factor, f_zero_below(largest, least, f_div(most, largest)));
+  f_store(scale, f_zero_below(largest, least, f_div(largest, most)));
+  for (int b = 0; b < 16; b++) {
+    low[b] = b < count ? i_of_f(f_mul(f_load(x[b]), f_set1(factor[b]))) : zero;
+    high[b] = b < count ? i_of_f(f_mul(f_load(x[b] + 16), f_set1(factor[b]))) : zero;
+  }
+  if (i_hmax(bits) >= 0x7F800000) {  // infinite or not a number
+    int32_t each[16];
+    b_store(each, bits);
+    for (int b = 0; b < count; b++)
+      if (each[b] >= 0x7F800000) scale[b] = NAN, low[b] = high[b] = zero;
+  }
+  b_store(sums[0], i_fold16(low, true));
+  b_store(sums[1], i_fold16(high, true));
+  for (int b = 0; b < count; b++) {
+    _mm_storeu_si128((__m128i_u *)out[b]->q, i8_of_i(low[b]));
+    _mm_storeu_si128((__m128i_u *)(out[b]->q + 16), i8_of_i(high[b]));
+    qk_act_finish(out[b], scale[b], (const int32_t[2]){sums[0][b], sums[1][b]});
   }
 }
 
-static void v_quantize_activations(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out) {
+static void quantize_q8(const float *x, qk_int x_stride, qk_int tokens, qk_int columns, uint8_t *out, qk_int out_stride) {
+  const float *from[16];
+  qk_act_block *to[16];
+  int count = 0;
+  for (qk_int t = 0; t < tokens; t++)
+    for (qk_int b = 0; b < columns / 32; b++) {
+      from[count] = x + t * x_stride + 32 * b;
+      to[count] = (qk_act_block *)(out + t * out_stride) + b;
+      if (++count < 16) continue;
+      quantize_blocks(from, 16, to);
+      count = 0;
+    }
+  if (count > 0) quantize_blocks(from, count, to);
+}
+
+static void v_quantize_activations(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out, qk_int out_stride) {
   const qk_int bytes = qk_activation_bytes(kind, columns);
+  if (kind == QK_ACT_Q8) {
+    quantize_q8(x, x_stride, tokens, columns, out, out_stride);
+    return;
+  }
   for (qk_int t = 0; t < tokens; t++) {
-    uint8_t *at = (uint8_t *)out + t * bytes;
-    if (kind == QK_ACT_Q8) {
-      quantize_q8(x + t * x_stride, columns, (qk_act_block *)at);
-    } else if (kind == QK_ACT_INT16) {
+    uint8_t *at = (uint8_t *)out + t * out_stride;
+    if (kind == QK_ACT_INT16) {
       int16_t *q = (int16_t *)(at + QK_INT16_ACTIVATION_HEAD_BYTES);
       memset(at, 0, QK_INT16_ACTIVATION_HEAD_BYTES);
       const float scale = put_int16(x + t * x_stride, columns, (bytes - QK_INT16_ACTIVATION_HEAD_BYTES) / 2, q);

@@ -46,7 +46,7 @@ private final class Problem {
       if fast {
         let kind = qk_activation_for(type)
         let activations = Memory(tokens.count * qk_activation_bytes(kind, columns))
-        k.pointee.quantize_activations(kind, first, columns, tokens.count, columns, activations.base)
+        k.pointee.quantize_activations(kind, first, columns, tokens.count, columns, activations.base, qk_activation_bytes(kind, columns))
         k.pointee.matmul_fast(&packed, range.lowerBound, range.upperBound, activations.base, index, count, &y, rows, scratch.base)
       } else {
         k.pointee.matmul_exact(&exact, range.lowerBound, range.upperBound, first, columns, index, count, &y, rows, scratch.base)
@@ -102,7 +102,7 @@ private func fillWithIntegerRows(_ memory: Memory, rows: Int, columns: Int, _ ra
   let one = Memory(qk_activation_bytes(QK_ACT_INT16, columns))
   let rowBytes = qk_row_bytes(QK_INT16, columns)
   for row in 0..<rows {
-    qk_kernels_scalar().pointee.quantize_activations(QK_ACT_INT16, random.normals(columns), columns, 1, columns, one.base)
+    qk_kernels_scalar().pointee.quantize_activations(QK_ACT_INT16, random.normals(columns), columns, 1, columns, one.base, 0)
     (memory.base + row * rowBytes).copyMemory(from: one.base, byteCount: 4)
     (memory.base + row * rowBytes + 4).copyMemory(from: one.base + 64, byteCount: rowBytes - 4)
   }
@@ -207,7 +207,7 @@ private let productTypes = allTypes + [QK_INT16]
       let bytes = tokens * qk_activation_bytes(kind, columns)
       let outputs = allVariants.map { variant in
         let memory = Memory(bytes)
-        variant.pointee.quantize_activations(kind, x, columns, tokens, columns, memory.base)
+        variant.pointee.quantize_activations(kind, x, columns, tokens, columns, memory.base, qk_activation_bytes(kind, columns))
         return [UInt8](UnsafeRawBufferPointer(start: memory.base, count: bytes))
       }
       for (variant, output) in zip(allVariants, outputs) {
@@ -245,7 +245,7 @@ private let productTypes = allTypes + [QK_INT16]
     )
     for variant in allVariants {
       let x = Memory(most * qk_activation_bytes(QK_ACT_Q8, columns))
-      variant.pointee.quantize_activations(QK_ACT_Q8, gate.x, columns, most, columns, x.base)
+      variant.pointee.quantize_activations(QK_ACT_Q8, gate.x, columns, most, columns, x.base, qk_activation_bytes(QK_ACT_Q8, columns))
       let hiddenBytes = qk_activation_bytes(QK_ACT_Q8, rows)
       for (tokens, index) in [(1, nil), (7, [Int32](repeating: 149, count: 7)), (150, nil)] as [(Int, [Int32]?)] {
         var parts = [[Float](repeating: 0, count: tokens * rows), [Float](repeating: 0, count: tokens * rows)]
@@ -255,7 +255,7 @@ private let productTypes = allTypes + [QK_INT16]
         variant.pointee.silu_mul(parts[0], parts[1], tokens * rows, &product)
         let expected = Memory(tokens * hiddenBytes)
         let hidden = Memory(tokens * hiddenBytes)
-        variant.pointee.quantize_activations(QK_ACT_Q8, product, rows, tokens, rows, expected.base)
+        variant.pointee.quantize_activations(QK_ACT_Q8, product, rows, tokens, rows, expected.base, hiddenBytes)
         try index.withPointer { index in
           try withUnsafePointer(to: gate.packed) { gatePointer in
             try withUnsafePointer(to: up.packed) { upPointer in
@@ -291,7 +291,7 @@ private let productTypes = allTypes + [QK_INT16]
         let kind = qk_activation_for(p.type)
         let memory = Memory(max(1, p.tokens) * max(qk_activation_bytes(kind, p.columns), 4 * p.columns))
         if fast {
-          kernels.pointee.quantize_activations(kind, p.x, p.columns, p.tokens, p.columns, memory.base)
+          kernels.pointee.quantize_activations(kind, p.x, p.columns, p.tokens, p.columns, memory.base, qk_activation_bytes(kind, p.columns))
           for i in 0..<p.packedMemory.byteCount { p.packedMemory.base.storeBytes(of: 0, toByteOffset: i, as: UInt8.self) }
           qk_pool_pack(pool, p.exact, p.packedMemory.base)
         } else {

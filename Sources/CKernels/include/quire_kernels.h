@@ -172,8 +172,9 @@ typedef struct qk_kernels {
   void (*matmul_exact)(const qk_matrix *w, qk_int begin, qk_int end, const float *x, qk_int x_stride, const int32_t *_Nullable index,
                        qk_int tokens, float *y, qk_int y_stride, void *scratch);
 
-  /// Rounds x [tokens, x_stride] into `out` (64-byte aligned, tokens * qk_activation_bytes). QK_ACT_Q8: columns % 32 == 0.
-  void (*quantize_activations)(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out);
+  /// Rounds x [tokens, x_stride] into `out` (64-byte aligned), tokens out_stride bytes apart: qk_activation_bytes, or more where they are parts
+  /// of longer rows. QK_ACT_Q8: columns % 32 == 0.
+  void (*quantize_activations)(qk_activation kind, const float *x, qk_int x_stride, qk_int tokens, qk_int columns, void *out, qk_int out_stride);
 
   /// As matmul_exact for a QK_PACKED matrix and activations of kind qk_activation_for(w->type). begin must be a multiple of
   /// QK_ROW_GROUP, end too or equal to rows. Invariant.
