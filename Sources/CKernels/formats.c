@@ -1,6 +1,8 @@
 // The table of weight formats, matrix views, and the packed layout: in each group of 16 rows the same field of the same block
 // of all rows lies together, in units of 4 bytes for the quants (what one VNNI lane eats), 1 or 2 for scales.
 // A permutation of the file's bytes (Q8_0: its quants 128 larger, as VNNI wants them): bits per weight are kept and packing can be undone.
+#include <emmintrin.h>
+
 #include "formats.h"
 
 static float value_f32(const uint8_t *p) { return qk_float_of_bits(qk_load32(p)); }
@@ -145,15 +147,68 @@ static void move_row(qk_type type, qk_int columns, uint8_t *file, uint8_t *packe
     move_plain(qk_row_bytes(type, columns), file, packed, row, pack);
 }
 
-void qk_pack(qk_matrix source, void *destination, qk_int group_begin, qk_int group_end) {
-  const qk_int group_bytes = qk_packed_group_bytes(source.type, source.columns);
-  for (qk_int g = group_begin; g < group_end; g++) {
-    uint8_t *packed = (uint8_t *)destination + g * group_bytes;
-    memset(packed, 0, (size_t)group_bytes);
-    for (int row = 0; row < QK_ROW_GROUP && g * QK_ROW_GROUP + row < source.rows; row++) {
-      uint8_t *file = (uint8_t *)source.data + (g * QK_ROW_GROUP + row) * source.row_bytes;
-      move_row(source.type, source.columns, file, packed, row, true);
+/// `length` bytes, a multiple of 16, of each of 16 rows to units of 4 bytes: four rows and four units at a time. `flip` is added without carry.
+static inline void pack_words(const uint8_t *const *rows, qk_int offset, qk_int length, uint8_t *packed, __m128i flip) {
+  for (qk_int u = 0; u < length; u += 16, packed += 16 * QK_ROW_GROUP)
+    for (int r = 0; r < QK_ROW_GROUP; r += 4) {
+      __m128i v[4];
+      for (int i = 0; i < 4; i++) v[i] = _mm_xor_si128(_mm_loadu_si128((const __m128i_u *)(rows[r + i] + offset + u)), flip);
+      const __m128i a = _mm_unpacklo_epi32(v[0], v[1]), b = _mm_unpacklo_epi32(v[2], v[3]);
+      const __m128i c = _mm_unpackhi_epi32(v[0], v[1]), d = _mm_unpackhi_epi32(v[2], v[3]);
+      __m128i_u *out = (__m128i_u *)(packed + 4 * r);
+      _mm_storeu_si128(out, _mm_unpacklo_epi64(a, b));
+      _mm_storeu_si128(out + 4, _mm_unpackhi_epi64(a, b));
+      _mm_storeu_si128(out + 8, _mm_unpacklo_epi64(c, d));
+      _mm_storeu_si128(out + 12, _mm_unpackhi_epi64(c, d));
     }
+}
+
+/// One field of one block of 16 rows.
+static inline void pack_field(const qk_field *field, const uint8_t *const *rows, qk_int offset, uint8_t *packed, __m128i flip) {
+  if (field->unit == 4 && field->length % 16 == 0) {
+    pack_words(rows, offset, field->length, packed, flip);
+    return;
+  }
+  for (int row = 0; row < QK_ROW_GROUP; row++) {
+    uint8_t *from = (uint8_t *)rows[row] + offset;
+    switch (field->unit) {
+      case 4: move_field(field->length, 4, from, packed, row, true); break;
+      case 2: move_field(field->length, 2, from, packed, row, true); break;
+      default: move_field(field->length, 1, from, packed, row, true);
+    }
+  }
+}
+
+/// A whole group, block by block: what move_row does for one row.
+static void pack_group(qk_type type, qk_int columns, const uint8_t *const *rows, uint8_t *packed) {
+  const qk_format *f = qk_format_of(type);
+  const __m128i flip = _mm_set1_epi8(type == QK_Q8_0 ? (char)0x80 : 0);
+  if (!f->decode) {
+    const qk_int bytes = qk_row_bytes(type, columns), whole = bytes / 16 * 16;
+    pack_words(rows, 0, whole, packed, flip);
+    for (int row = 0; row < QK_ROW_GROUP; row++) move_plain(bytes - whole, (uint8_t *)rows[row] + whole, packed + whole * QK_ROW_GROUP, row, true);
+    return;
+  }
+  for (qk_int b = 0; b < columns / f->elements; b++)
+    for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; packed += field->length * QK_ROW_GROUP, field++)
+      pack_field(field, rows, b * f->bytes + field->offset, packed, field->unit == 4 ? flip : _mm_setzero_si128());
+}
+
+void qk_pack(qk_matrix source, void *destination, qk_int group_begin, qk_int group_end) {
+  const qk_int group_bytes = qk_packed_group_bytes(source.type, source.columns), used = qk_row_bytes(source.type, source.columns) * QK_ROW_GROUP;
+  for (qk_int g = group_begin; g < group_end; g++) {
+    uint8_t *packed = (uint8_t *)destination + g * group_bytes, *file = (uint8_t *)source.data + g * QK_ROW_GROUP * source.row_bytes;
+    const qk_int count = source.rows - g * QK_ROW_GROUP;
+    if (count < QK_ROW_GROUP) {
+      memset(packed, 0, (size_t)group_bytes);
+      for (int row = 0; row < count; row++) move_row(source.type, source.columns, file + row * source.row_bytes, packed, row, true);
+      continue;
+    }
+    const uint8_t *rows[QK_ROW_GROUP];
+    for (int row = 0; row < QK_ROW_GROUP; row++) rows[row] = file + row * source.row_bytes;
+    const qk_int whole = used / 64 * 64;  // the last bytes of plain numbers may be half a word
+    memset(packed + whole, 0, (size_t)(group_bytes - whole));
+    pack_group(source.type, source.columns, rows, packed);
   }
 }
 
