@@ -79,6 +79,6 @@ static void merge_head(void *context, qk_int i, qk_int worker) {
 void qe_run_attention(qe_workers workers, const qe_attention *job) {
   attention_context context = {workers.kernels, workers.pool, job};
   qk_pool_run(workers.pool, attention_item, &context, job->item_count);
-  // Every split of a head is read: at least two.
+  // A head has about four splits where there are any: what a row costs decides who does it.
   qe_run_rows(workers, merge_head, &context, job->merge_count * job->heads, 4 * job->c);
 }

@@ -100,7 +100,10 @@ static inline void move_field(int length, int unit, uint8_t *file, uint8_t *pack
   for (int u = 0; u < length; u += unit, packed += unit * QK_ROW_GROUP) memcpy(pack ? packed : file + u, pack ? file + u : packed, (size_t)unit);
 }
 
-/// The quants of Q8_0, in units of four: signed in the file, 128 larger where packed.
+/// Quants that are signed in the file and 128 larger where packed.
+static bool is_signed(const qk_format *f) { return f->decode == qk_decode_q8_0; }
+
+/// Those, in units of four.
 static void move_signed(int length, uint8_t *file, uint8_t *packed, int row, bool pack) {
   packed += row * 4;
   for (int u = 0; u < length; u += 4, packed += 4 * QK_ROW_GROUP) {
@@ -109,25 +112,23 @@ static void move_signed(int length, uint8_t *file, uint8_t *packed, int row, boo
   }
 }
 
+/// A field in the units of its format.
+static void move_any_field(const qk_format *f, const qk_field *field, uint8_t *file, uint8_t *packed, int row, bool pack) {
+  switch (field->unit) {
+    case 4:
+      if (is_signed(f)) move_signed(field->length, file, packed, row, pack);
+      else move_field(field->length, 4, file, packed, row, pack);
+      break;
+    case 2: move_field(field->length, 2, file, packed, row, pack); break;
+    default: move_field(field->length, 1, file, packed, row, pack);
+  }
+}
+
 /// One row of one group; pack moves file -> packed, else packed -> file.
 static void move_blocks(const qk_format *f, qk_int blocks, uint8_t *file, uint8_t *packed, int row, bool pack) {
-  const bool is_signed = f->decode == qk_decode_q8_0;
-  for (qk_int b = 0; b < blocks; b++, file += f->bytes, packed += f->bytes * QK_ROW_GROUP) {
-    uint8_t *at = packed;
-    for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; field++) {
-      const int length = field->length;
-      uint8_t *from = file + field->offset;
-      switch (field->unit) {
-        case 4:
-          if (is_signed) move_signed(length, from, at, row, pack);
-          else move_field(length, 4, from, at, row, pack);
-          break;
-        case 2: move_field(length, 2, from, at, row, pack); break;
-        default: move_field(length, field->unit, from, at, row, pack);
-      }
-      at += length * QK_ROW_GROUP;
-    }
-  }
+  for (qk_int b = 0; b < blocks; b++, file += f->bytes)
+    for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; packed += field->length * QK_ROW_GROUP, field++)
+      move_any_field(f, field, file + field->offset, packed, row, pack);
 }
 
 /// Plain numbers: 4 bytes of each row in turn (1 f32, 2 halves, 4 bytes).
@@ -147,12 +148,14 @@ static void move_row(qk_type type, qk_int columns, uint8_t *file, uint8_t *packe
     move_plain(qk_row_bytes(type, columns), file, packed, row, pack);
 }
 
-/// `length` bytes, a multiple of 16, of each of 16 rows to units of 4 bytes: four rows and four units at a time. `flip` is added without carry.
-static inline void pack_words(const uint8_t *const *rows, qk_int offset, qk_int length, uint8_t *packed, __m128i flip) {
+/// `length` bytes, a multiple of 16, of each of 16 rows to units of 4 bytes: four rows and four units at a time. The bits of `flip` are turned
+/// in every byte.
+static inline void pack_words(const uint8_t *const *rows, qk_int offset, qk_int length, uint8_t *packed, uint8_t flip) {
+  const __m128i turned = _mm_set1_epi8((char)flip);
   for (qk_int u = 0; u < length; u += 16, packed += 16 * QK_ROW_GROUP)
     for (int r = 0; r < QK_ROW_GROUP; r += 4) {
       __m128i v[4];
-      for (int i = 0; i < 4; i++) v[i] = _mm_xor_si128(_mm_loadu_si128((const __m128i_u *)(rows[r + i] + offset + u)), flip);
+      for (int i = 0; i < 4; i++) v[i] = _mm_xor_si128(_mm_loadu_si128((const __m128i_u *)(rows[r + i] + offset + u)), turned);
       const __m128i a = _mm_unpacklo_epi32(v[0], v[1]), b = _mm_unpacklo_epi32(v[2], v[3]);
       const __m128i c = _mm_unpackhi_epi32(v[0], v[1]), d = _mm_unpackhi_epi32(v[2], v[3]);
       __m128i_u *out = (__m128i_u *)(packed + 4 * r);
@@ -164,34 +167,26 @@ static inline void pack_words(const uint8_t *const *rows, qk_int offset, qk_int 
 }
 
 /// One field of one block of 16 rows.
-static inline void pack_field(const qk_field *field, const uint8_t *const *rows, qk_int offset, uint8_t *packed, __m128i flip) {
+static void pack_field(const qk_format *f, const qk_field *field, const uint8_t *const *rows, qk_int offset, uint8_t *packed) {
   if (field->unit == 4 && field->length % 16 == 0) {
-    pack_words(rows, offset, field->length, packed, flip);
+    pack_words(rows, offset, field->length, packed, is_signed(f) ? 0x80 : 0);
     return;
   }
-  for (int row = 0; row < QK_ROW_GROUP; row++) {
-    uint8_t *from = (uint8_t *)rows[row] + offset;
-    switch (field->unit) {
-      case 4: move_field(field->length, 4, from, packed, row, true); break;
-      case 2: move_field(field->length, 2, from, packed, row, true); break;
-      default: move_field(field->length, 1, from, packed, row, true);
-    }
-  }
+  for (int row = 0; row < QK_ROW_GROUP; row++) move_any_field(f, field, (uint8_t *)rows[row] + offset, packed, row, true);
 }
 
 /// A whole group, block by block: what move_row does for one row.
 static void pack_group(qk_type type, qk_int columns, const uint8_t *const *rows, uint8_t *packed) {
   const qk_format *f = qk_format_of(type);
-  const __m128i flip = _mm_set1_epi8(type == QK_Q8_0 ? (char)0x80 : 0);
   if (!f->decode) {
     const qk_int bytes = qk_row_bytes(type, columns), whole = bytes / 16 * 16;
-    pack_words(rows, 0, whole, packed, flip);
+    pack_words(rows, 0, whole, packed, 0);
     for (int row = 0; row < QK_ROW_GROUP; row++) move_plain(bytes - whole, (uint8_t *)rows[row] + whole, packed + whole * QK_ROW_GROUP, row, true);
     return;
   }
   for (qk_int b = 0; b < columns / f->elements; b++)
     for (const qk_field *field = f->fields; field < f->fields + QK_MAX_FIELDS && field->length; packed += field->length * QK_ROW_GROUP, field++)
-      pack_field(field, rows, b * f->bytes + field->offset, packed, field->unit == 4 ? flip : _mm_setzero_si128());
+      pack_field(f, field, rows, b * f->bytes + field->offset, packed);
 }
 
 void qk_pack(qk_matrix source, void *destination, qk_int group_begin, qk_int group_end) {

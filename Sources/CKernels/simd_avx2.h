@@ -181,11 +181,6 @@ INLINE vb b_signed(vb x) {
 
 /// The same bits, but the compiler does not know it.
 INLINE void b_opaque(vb *v) { __asm__ volatile("" : "+x"(v->a), "+x"(v->b)); }
-/// 32 words of two rows, x and y -> pairs (x, y) of the even and of the odd ones.
-INLINE void w_pairs(vb x, vb y, vb *even, vb *odd) {
-  *even = EACH_I(_mm256_blend_epi16(x.a, _mm256_slli_epi32(y.a, 16), 0xAA), _mm256_blend_epi16(x.b, _mm256_slli_epi32(y.b, 16), 0xAA));
-  *odd = EACH_I(_mm256_blend_epi16(_mm256_srli_epi32(x.a, 16), y.a, 0xAA), _mm256_blend_epi16(_mm256_srli_epi32(x.b, 16), y.b, 0xAA));
-}
 /// 32 words of two rows -> pairs (x, y): of each 8 words the first 4, and the last 4. The sums of such pairs in their order again.
 INLINE void w_interleave(vb x, vb y, vb *low, vb *high) {
   *low = EACH_I(_mm256_unpacklo_epi16(x.a, y.a), _mm256_unpacklo_epi16(x.b, y.b));
@@ -194,15 +189,6 @@ INLINE void w_interleave(vb x, vb y, vb *low, vb *high) {
 INLINE void f_uninterleave(vf low, vf high, vf *first, vf *last) {
   *first = EACH_F(_mm256_permute2f128_ps(low.a, high.a, 0x20), _mm256_permute2f128_ps(low.a, high.a, 0x31));
   *last = EACH_F(_mm256_permute2f128_ps(low.b, high.b, 0x20), _mm256_permute2f128_ps(low.b, high.b, 0x31));
-}
-INLINE vf zip_half(__m256 even, __m256 odd) {
-  const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
-  return EACH_F(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
-}
-/// The even and the odd of 32 numbers -> the first and the last 16.
-INLINE void f_zip(vf even, vf odd, vf *first, vf *last) {
-  *first = zip_half(even.a, odd.a);
-  *last = zip_half(even.b, odd.b);
 }
 
 /// Eight rows of 8 words -> out[j * stride + i] = row i, word j.

@@ -106,12 +106,6 @@ INLINE vb b_signed(vb a) { return _mm512_xor_si512(a, b_set1(0x80)); }
 
 /// The same bits, but the compiler does not know it.
 INLINE void b_opaque(vb *v) { __asm__ volatile("" : "+v"(*v)); }
-/// 32 words of two rows, a and b -> pairs (a, b) of the even and of the odd ones.
-INLINE void w_pairs(vb a, vb b, vb *even, vb *odd) {
-  const vb low = _mm512_set1_epi32(0xFFFF);
-  *even = _mm512_ternarylogic_epi32(low, a, _mm512_slli_epi32(b, 16), 0xCA);  // low ? a : b
-  *odd = _mm512_ternarylogic_epi32(low, _mm512_srli_epi32(a, 16), b, 0xCA);
-}
 /// 32 words of two rows -> pairs (a, b): of each 8 words the first 4, and the last 4. The sums of such pairs in their order again.
 INLINE void w_interleave(vb a, vb b, vb *low, vb *high) {
   *low = _mm512_unpacklo_epi16(a, b);
@@ -121,11 +115,6 @@ INLINE void f_uninterleave(vf low, vf high, vf *first, vf *last) {
   const vf a = _mm512_shuffle_f32x4(low, high, 0x44), b = _mm512_shuffle_f32x4(low, high, 0xEE);  // low 0, 1, high 0, 1; low 2, 3, high 2, 3
   *first = _mm512_shuffle_f32x4(a, a, 0xD8);
   *last = _mm512_shuffle_f32x4(b, b, 0xD8);
-}
-/// The even and the odd of 32 numbers -> the first and the last 16.
-INLINE void f_zip(vf even, vf odd, vf *first, vf *last) {
-  *first = _mm512_permutex2var_ps(even, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), odd);
-  *last = _mm512_permutex2var_ps(even, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), odd);
 }
 
 /// Sixteen rows of 16 words (32 bits, any alignment) -> out[j * stride + i] = row i, word j. Quarters of four rows are brought together

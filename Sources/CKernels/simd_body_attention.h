@@ -20,7 +20,7 @@ typedef struct attention_run {
 
 /// Keys [begin, begin + keys) of one tile.
 typedef struct key_tile {
-  const void *key[QK_KEY_TILE];  // each [key_width], zero beyond its real width
+  const void *key[QK_KEY_TILE];  // each [key_width], zero beyond its real width. Integers: beyond `keys` the last again, with weight 0
   uint32_t *value_panels;        // integers: panels of 64 columns, [QK_KEY_TILE / 2, 64] pairs of keys each
   bool whole_panels;             // integers: all are complete; else one is made where it is used, once, and stays in the first-level cache
   const void *values;            // float: [keys, value_stride]
@@ -35,9 +35,11 @@ typedef struct key_tile {
 INLINE qk_int padded(qk_int n, qk_int to) { return (n + to - 1) / to * to; }
 INLINE qk_int smaller(qk_int a, qk_int b) { return a < b ? a : b; }
 
+/// A row sees the keys before this position.
+INLINE qk_int seen_before(const attention_run *run, qk_int row) { return run->first_position + row / run->rows_per_token + 1; }
 /// Keys of the tile that a row sees.
 INLINE int seen_by(const attention_run *run, const key_tile *tile, qk_int row) {
-  const qk_int seen = run->first_position + row / run->rows_per_token + 1 - tile->begin;
+  const qk_int seen = seen_before(run, row) - tile->begin;
   return seen < 0 ? 0 : seen > tile->keys ? tile->keys : (int)seen;
 }
 

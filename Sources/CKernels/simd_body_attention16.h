@@ -10,21 +10,21 @@ enum { WEIGHTS_SUM = 32000, LINE_PAIRS = 16 };
 /// products of scores fetch AHEAD_OF_SCORES, those of values the others.
 enum { AHEAD_ROWS = 8, AHEAD_OF_SCORES = 3, SCORE_LINES = AHEAD_OF_SCORES * DOT_KEYS / AHEAD_ROWS };
 
-/// Columns [at, at + 64) of value rows -> pairs of neighbouring keys: the even and the odd columns of each 32.
+/// Columns [at, at + 64) of value rows -> pairs of neighbouring keys, in the order of w_interleave. Of an odd number the last repeats itself.
 static void make_value_panel(const void *const *rows, int keys, qk_int at, uint32_t *panel) {
   for (int s = 0; s < keys; s += 2, panel += VALUE_PANEL) {
-    const int16_t *first = (const int16_t *)rows[s] + at, *second = s + 1 < keys ? (const int16_t *)rows[s + 1] + at : first;  // its weight is 0
+    const int16_t *first = (const int16_t *)rows[s] + at, *second = (const int16_t *)rows[s + 1] + at;
     for (int half = 0; half < VALUE_PANEL; half += 32) {
-      vb even, odd;
-      w_pairs(b_load(first + half), b_load(second + half), &even, &odd);
-      b_store(panel + half, even);
-      b_store(panel + half + 16, odd);
+      vb low, high;
+      w_interleave(b_load(first + half), b_load(second + half), &low, &high);
+      b_store(panel + half, low);
+      b_store(panel + half + 16, high);
     }
   }
 }
 
 /// Products of 16 query rows with DOT_KEYS keys: a word of a key, two columns, times a vector of the rows' words. A cache line of each key
-/// at a time, and meanwhile, if `ahead`, that line of `ahead_rows` rows there.
+/// at a time, and meanwhile, if `ahead`, SCORE_LINES lines from there on for each.
 INLINE void score_micro(const uint32_t *q, const uint8_t *const *keys, qk_int pairs, const uint8_t *ahead, int32_t (*sums)[BLOCK_ROWS]) {
   vi acc[DOT_KEYS][KEY_CHAINS];
   for (int i = 0; i < DOT_KEYS; i++)
@@ -48,7 +48,7 @@ static void score_part(const attention_run *run, const key_tile *tile, qk_int fi
   const uint32_t *q = (const uint32_t *)run->q + (first * run->key_width + begin * BLOCK_ROWS) / 2;
   for (int i = 0; i < keys; i += DOT_KEYS) {
     const uint8_t *key[DOT_KEYS];
-    for (int j = 0; j < DOT_KEYS; j++) key[j] = (const uint8_t *)tile->key[smaller(i + j, tile->keys - 1)] + 2 * begin;
+    for (int j = 0; j < DOT_KEYS; j++) key[j] = (const uint8_t *)tile->key[i + j] + 2 * begin;
     const bool fetch = first == 0 && i < tile->ahead_keys;
     score_micro(q, key, width / 2, fetch ? tile->ahead[i] + 2 * begin * SCORE_LINES : NULL, sums + i);
   }
@@ -144,7 +144,7 @@ INLINE void value_micro(float *u, qk_int u_stride, const softmax_block *b, int r
   for (int i = 0; i < rows; i++)
     for (int c = 0; c < columns; c += 2) {
       vf first, last;
-      f_zip(f_of_i(acc[i][c]), f_of_i(acc[i][c + 1]), &first, &last);
+      f_uninterleave(f_of_i(acc[i][c]), f_of_i(acc[i][c + 1]), &first, &last);
       add_values(u + i * u_stride + 16 * c, count - 16 * c, b, r + i, first, last);
     }
 }
@@ -167,12 +167,10 @@ static void value_panel_block(const attention_run *run, const key_tile *tile, qk
     for (int r = 0; r < rows; r += DOT_ROWS, turn++) {
       float *u = run->state.u + (first + r) * stride + j;
       const row_lines ahead = first == 0 ? value_lines(run, tile, turn, turns) : (row_lines){.count = 0};
-      switch (rows - r) {
-        case 1: value_rows(u, stride, b, r, panel, (keys + 1) / 2, count, ahead, 1); break;
-        case 2: value_rows(u, stride, b, r, panel, (keys + 1) / 2, count, ahead, 2); break;
-        case 3: value_rows(u, stride, b, r, panel, (keys + 1) / 2, count, ahead, DOT_ROWS < 3 ? DOT_ROWS : 3); break;
-        default: value_rows(u, stride, b, r, panel, (keys + 1) / 2, count, ahead, DOT_ROWS); break;
-      }
+#define STEP(n) \
+  if (n <= DOT_ROWS) value_rows(u, stride, b, r, panel, (keys + 1) / 2, count, ahead, n <= DOT_ROWS ? n : 1)
+      FOR_COUNT(smaller(rows - r, DOT_ROWS), STEP)
+#undef STEP
     }
   }
 }
@@ -183,13 +181,13 @@ INLINE void value_direct_micro(float *u, qk_int u_stride, const softmax_block *b
   vi low[VALUE_ROWS], high[VALUE_ROWS];
   for (int i = 0; i < rows; i++) low[i] = high[i] = i_set1(0);
   for (int s = 0; s < pairs; s++) {
-    vi even, odd;
+    vi v[2];
     if (s < ahead.count) _mm_prefetch((const char *)ahead.first + 64 * s, _MM_HINT_T1);
-    w_interleave(b_load((const int16_t *)keys[2 * s] + j), b_load((const int16_t *)keys[2 * s + 1] + j), &even, &odd);
+    w_interleave(b_load((const int16_t *)keys[2 * s] + j), b_load((const int16_t *)keys[2 * s + 1] + j), &v[0], &v[1]);
     for (int i = 0; i < rows; i++) {
       const vi w = i_set1((int32_t)b->weights[s][r + i]);
-      low[i] = i_dot16(low[i], even, w);
-      high[i] = i_dot16(high[i], odd, w);
+      low[i] = i_dot16(low[i], v[0], w);
+      high[i] = i_dot16(high[i], v[1], w);
     }
   }
   for (int i = 0; i < rows; i++) {
@@ -202,8 +200,6 @@ INLINE void value_direct_micro(float *u, qk_int u_stride, const softmax_block *b
 /// For one block of query rows that nobody shares the values with: no panel.
 static void value_direct_block(const attention_run *run, const key_tile *tile, int rows, int keys, const softmax_block *b) {
   const qk_int stride = run->state.u_stride, turns = padded(run->value_width, 32) / 32 * ((rows + VALUE_ROWS - 1) / VALUE_ROWS);
-  const void *key[QK_KEY_TILE];
-  for (int i = 0; i < keys + keys % 2; i++) key[i] = tile->key[smaller(i, keys - 1)];  // one too many has weight 0
   qk_int turn = 0;
   for (qk_int j = 0; j < run->value_width; j += 32)
     for (int r = 0; r < rows; r += VALUE_ROWS, turn++) {
@@ -211,19 +207,8 @@ static void value_direct_block(const attention_run *run, const key_tile *tile, i
       const row_lines ahead = value_lines(run, tile, turn, turns);
       const qk_int count = run->value_width - j;
 #define STEP(n) \
-  case n: \
-    value_direct_micro(u, stride, b, r, key, (keys + 1) / 2, j, count, ahead, n < VALUE_ROWS ? n : VALUE_ROWS); \
-    break
-      switch (rows - r) {
-        STEP(1);
-        STEP(2);
-        STEP(3);
-        STEP(4);
-        STEP(5);
-        STEP(6);
-        STEP(7);
-        default: value_direct_micro(u, stride, b, r, key, (keys + 1) / 2, j, count, ahead, VALUE_ROWS); break;
-      }
+  if (n <= VALUE_ROWS) value_direct_micro(u, stride, b, r, tile->key, (keys + 1) / 2, j, count, ahead, n <= VALUE_ROWS ? n : 1)
+      FOR_COUNT(smaller(rows - r, VALUE_ROWS), STEP)
 #undef STEP
     }
 }

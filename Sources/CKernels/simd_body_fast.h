@@ -134,20 +134,8 @@ INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, q
   for (qk_int t = 0; t < tokens; passes--, plan.at[0] += 64 * plan.lines, plan.at[1] += 64 * plan.lines) {
     const int count = (int)((tokens - t + passes - 1) / passes);
 #define STEP(n) \
-  case n: \
-    if (n <= most) quant_micro(tile, x + t, first, blocks, sums + 16 * t, plan, groups, n <= QUANT_TOKENS ? n : 1, kind); \
-    break
-    switch (count) {
-      STEP(1);
-      STEP(2);
-      STEP(3);
-      STEP(4);
-      STEP(5);
-      STEP(6);
-      STEP(7);
-      STEP(8);
-      default: __builtin_unreachable();
-    }
+  if (n <= most) quant_micro(tile, x + t, first, blocks, sums + 16 * t, plan, groups, n <= QUANT_TOKENS ? n : 1, kind)
+    FOR_COUNT(count, STEP)
 #undef STEP
     t += count;
   }
@@ -270,23 +258,11 @@ INLINE void direct_q4_k(const uint8_t *group, const qk_act_block *const *x, qk_i
 typedef void (*direct_function)(const uint8_t *, const qk_act_block *const *, qk_int, qk_int, float *, int);
 
 #define DIRECT_STEP(n, body, type) \
-  case n: \
-    if (n <= DIRECT_TOKENS) body(group, x, nb, sums, lines, n <= DIRECT_TOKENS ? n : 1, type, kind); \
-    break
+  if (n <= DIRECT_TOKENS) body(group, x, nb, sums, lines, n <= DIRECT_TOKENS ? n : 1, type, kind)
 #define DIRECT_MATMUL(name, body, type, ...)                                                                                         \
   static void name(const uint8_t *group, const qk_act_block *const *x, qk_int tokens, qk_int nb, float *sums, int lines) {           \
     const quant_kind kind = {__VA_ARGS__};                                                                                           \
-    switch (tokens) {                                                                                                                \
-      DIRECT_STEP(1, body, type);                                                                                                    \
-      DIRECT_STEP(2, body, type);                                                                                                    \
-      DIRECT_STEP(3, body, type);                                                                                                    \
-      DIRECT_STEP(4, body, type);                                                                                                    \
-      DIRECT_STEP(5, body, type);                                                                                                    \
-      DIRECT_STEP(6, body, type);                                                                                                    \
-      DIRECT_STEP(7, body, type);                                                                                                    \
-      DIRECT_STEP(8, body, type);                                                                                                    \
-      default: __builtin_unreachable();                                                                                              \
-    }                                                                                                                                \
+    FOR_COUNT(tokens, DIRECT_STEP, body, type)                                                                                       \
   }
 DIRECT_MATMUL(direct_q4_0, direct_block32, QK_Q4_0, .shift = 4)
 DIRECT_MATMUL(direct_q5_0, direct_block32, QK_Q5_0, .shift = 3)

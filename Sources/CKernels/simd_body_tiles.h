@@ -46,7 +46,7 @@ static void put_queries16(attention_run *run, const float *q, qk_int stride, qk_
       int16_t *out = (int16_t *)s->keys + i * run->key_width;
       s->q_scale[first + i] = put_int16(q + row * stride, main, run->main_width, out);
       s->q_rest_scale[first + i] = put_int16(q + row * stride + main, rest, run->rest_width, out + run->main_width);
-      s->seen[first + i] = (int32_t)(run->first_position + row / run->rows_per_token + 1);
+      s->seen[first + i] = (int32_t)seen_before(run, row);
       rows[i] = (const uint32_t *)out;
     }
     uint32_t *panel = (uint32_t *)s->queries + first * run->key_width / 2;
@@ -120,7 +120,7 @@ static void latent_tile16(const attention_run *run, const qk_pages *p, const att
       latent_row16(run, p, s, row, copy, &tile->scale[i], &tile->rest_scale[i]);
     }
   }
-  for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->scale[i] = tile->rest_scale[i] = 0;
+  for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->key[i] = tile->key[i - 1], tile->scale[i] = tile->rest_scale[i] = 0;
   memcpy(tile->value_scale, tile->scale, sizeof tile->scale);
   make_panels(run, s, tile, tile->key);
 }
@@ -211,7 +211,10 @@ static void expanded_tile(const attention_run *run, const qk_expanded_attention 
   tile->values = s->values;
   tile->value_stride = value_width;
   if (!run->integers) return;
-  for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->scale[i] = tile->value_scale[i] = 0;
+  for (int i = tile->keys; i < QK_KEY_TILE; i++) {
+    tile->key[i] = tile->key[i - 1], value_rows[i] = value_rows[i - 1];
+    tile->scale[i] = tile->value_scale[i] = 0;
+  }
   make_panels(run, s, tile, value_rows);
 }
 

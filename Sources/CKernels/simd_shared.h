@@ -1,6 +1,20 @@
 // Private: helpers over the primitives of simd_avx2.h / simd_avx512.h that look the same for every ISA.
 // Included inside a target attribute region.
 
+/// step(n, ...) for the n = 1 ... 8 that `count` is, so that loops over n can be unrolled.
+#define FOR_COUNT(count, step, ...)               \
+  switch (count) {                                \
+    case 1: step(1 __VA_OPT__(,) __VA_ARGS__); break; \
+    case 2: step(2 __VA_OPT__(,) __VA_ARGS__); break; \
+    case 3: step(3 __VA_OPT__(,) __VA_ARGS__); break; \
+    case 4: step(4 __VA_OPT__(,) __VA_ARGS__); break; \
+    case 5: step(5 __VA_OPT__(,) __VA_ARGS__); break; \
+    case 6: step(6 __VA_OPT__(,) __VA_ARGS__); break; \
+    case 7: step(7 __VA_OPT__(,) __VA_ARGS__); break; \
+    case 8: step(8 __VA_OPT__(,) __VA_ARGS__); break; \
+    default: __builtin_unreachable();             \
+  }
+
 /// The sums of four vectors, in one fixed order of additions (so a sum's bits do not depend on its neighbours).
 INLINE __m128 f_sum4(vf a, vf b, vf c, vf d) {
   return _mm_hadd_ps(_mm_hadd_ps(f_fold(a), f_fold(b)), _mm_hadd_ps(f_fold(c), f_fold(d)));
