@@ -1,8 +1,9 @@
 // Chooses the next token from a row of logits. Knows vocabularies and random numbers, not text, sequences or batches.
-// Order of the filters: temperature, then top-k, then top-p over what top-k left, then min-p relative to the most probable token
-// (vLLM's order). Non-finite logits count as -inf; nothing in a row of logits can stop the process.
+// Order of the filters (sampled_row.c): temperature, then top-k, then top-p over what top-k left, then min-p relative to the most probable
+// token (vLLM's order). Non-finite logits count as -inf; nothing in a row of logits can stop the process.
 
 import CEngine
+import CKernels
 
 /// How a sequence samples. Values outside their meaning are read as "off" (validation with messages is the caller's task).
 package struct SamplingParameters: Sendable, Equatable {
@@ -54,81 +55,120 @@ package struct SamplerGenerator: Sendable, RandomNumberGenerator {
   package mutating func nextUniform() -> Double { Double(next() >> 11) * 0x1p-53 }
 }
 
-/// Confined to the engine thread; its buffers are reused by every call.
+/// The tokens of a step's rows, all rows at once on the engine's workers. Confined to the engine thread; its buffers are reused by every
+/// step.
 package struct Sampler: ~Copyable {
   package let vocabularySize: Int
-  private let masked: [Int32]
-  private let clean: UnsafeMutableBufferPointer<Float>  // [vocabularySize] finite logits or -inf
-  private let weights: UnsafeMutableBufferPointer<Float>  // [vocabularySize]
-  private let candidates: UnsafeMutableBufferPointer<qe_candidate>  // [vocabularySize]
-  private let fallback: Int32
+  private let mask: TokenMask
+  private let earlyMask: TokenMask
+  private var rows: [qe_sampled_row] = []
+  private let workers: qe_workers
+  private let transformer: Transformer?  // owns the workers
+  private let ownPool: OpaquePointer?  // where there is no transformer
 
-  /// `maskedTokens` are never sampled (ids the tokenizer lacks); ids outside the vocabulary are ignored.
-  package init(vocabularySize: Int, maskedTokens: [Int32] = []) {
+  /// - Parameters:
+  ///   - maskedTokens: never sampled (ids the tokenizer lacks); ids outside the vocabulary are ignored.
+  ///   - earlyMaskedTokens: not sampled in early rows either (a model's stop tokens).
+  ///   - transformer: whose workers do the work between its batches; nil: the calling thread alone.
+  package init(
+    vocabularySize: Int, maskedTokens: [Int32] = [], earlyMaskedTokens: [Int32] = [], transformer: Transformer? = nil
+  ) {
     let size = min(max(vocabularySize, 1), Int(Int32.max) / 4)
     self.vocabularySize = size
-    masked = Set(maskedTokens).filter { $0 >= 0 && Int($0) < size }.sorted()
-    clean = .allocate(capacity: size)
-    clean.initialize(repeating: 0)
-    weights = .allocate(capacity: size)
-    weights.initialize(repeating: 0)
-    candidates = .allocate(capacity: size)
-    candidates.initialize(repeating: qe_candidate(key: 0, id: 0))
-    var first: Int32 = 0
-    for id in masked {
-      guard id == first else { break }
-      first += 1
+    mask = TokenMask(maskedTokens, vocabularySize: size)
+    earlyMask = TokenMask(maskedTokens + earlyMaskedTokens, vocabularySize: size)
+    self.transformer = transformer
+    if let transformer {
+      ownPool = nil
+      workers = transformer.workers
+    } else {
+      guard let pool = qk_pool_create(1), qk_pool_reserve(pool, qe_sample_scratch_bytes(size)) == 0 else {
+        preconditionFailure("no memory for a sampler of \(size) tokens")
+      }
+      ownPool = pool
+      workers = qe_workers(pool: pool, kernels: qk_kernels_best())
     }
-    fallback = Int(first) < size ? first : 0
   }
 
   deinit {
-    clean.deallocate()
-    weights.deallocate()
-    candidates.deallocate()
+    mask.ids.deallocate()
+    earlyMask.ids.deallocate()
+    if let ownPool { qk_pool_destroy(ownPool) }
   }
 
-  /// The next token. `logits` [vocabularySize]. One number is drawn from `generator` unless greedy. If no logit is usable: the lowest usable id.
+  /// Forgets the rows of the last step.
+  package mutating func begin() { rows.removeAll(keepingCapacity: true) }
+
+  /// Adds the next row. `logits` [vocabularySize], valid until `run` returns. One number is drawn from `generator` unless greedy.
+  /// - Parameters:
+  ///   - isEarly: before the sequence's least length.
+  ///   - topCount: log-probabilities of the chosen token and of so many of the most probable, clamped to 0...20; nil: none.
+  package mutating func add(
+    logits: UnsafeBufferPointer<Float>, parameters: SamplingParameters, generator: inout SamplerGenerator, isEarly: Bool = false,
+    topCount: Int? = nil
+  ) {
+    let mask = isEarly ? earlyMask : mask
+    var row = qe_sampled_row()
+    row.logits = logits.baseAddress
+    row.count = Int32(min(logits.count, vocabularySize))
+    row.masked = UnsafePointer(mask.ids.baseAddress)
+    row.masked_count = Int32(mask.ids.count)
+    row.fallback = mask.fallback
+    row.temperature = parameters.isGreedy ? 0 : min(parameters.temperature, 1e6)  // infinity would make NaN of -inf
+    row.top_k = Int32(clamping: max(parameters.topK, 0))
+    row.top_p = parameters.topP < 1 ? Double(max(parameters.topP, 0)) : 1  // NaN reads as off
+    row.min_p = parameters.minP > 0 ? min(parameters.minP, 1) : 0
+    row.uniform = parameters.isGreedy ? 0 : generator.nextUniform()
+    row.top_wanted = topCount.map { Int32(min(max($0, 0), TokenLogProbabilities.maximumTopCount)) } ?? -1
+    row.token = row.fallback
+    rows.append(row)
+  }
+
+  /// Adds a greedy row.
+  package mutating func add(logits: UnsafeBufferPointer<Float>) {
+    var unused = SamplerGenerator(seed: 0)
+    add(logits: logits, parameters: .greedy, generator: &unused)
+  }
+
+  /// Samples all rows that were added.
+  package mutating func run() {
+    rows.withUnsafeMutableBufferPointer { rows in
+      guard let first = rows.baseAddress, first.pointee.count > 0 else { return }
+      var job = qe_sampling(rows: first, count: rows.count)
+      qe_run_sampling(workers, &job)
+    }
+  }
+
+  /// The next token of a row, in the order they were added. If no logit is usable: the lowest usable id.
+  package func token(_ row: Int) -> Int32 { rows[row].token }
+
+  /// nil if they were not asked for.
+  package func logProbabilities(_ row: Int) -> TokenLogProbabilities? {
+    rows[row].top_wanted < 0 ? nil : TokenLogProbabilities(rows[row])
+  }
+
+  /// One row alone.
   package mutating func sample(
     logits: UnsafeBufferPointer<Float>, parameters: SamplingParameters, generator: inout SamplerGenerator
   ) -> Int32 {
-    let count = Int32(min(logits.count, vocabularySize))
-    guard count > 0, let source = logits.baseAddress, let clean = clean.baseAddress else { return fallback }
-    if parameters.isGreedy && masked.isEmpty {
-      let best = qe_argmax_finite(source, count)
-      return best < 0 ? fallback : best
-    }
-    masked.withUnsafeBufferPointer {
-      qe_sanitize_logits(source, count, $0.baseAddress, Int32($0.count), clean)
-    }
-    let best = qe_argmax_finite(clean, count)
-    guard best >= 0 else { return fallback }
-    if parameters.isGreedy { return best }
-    let uniform = generator.nextUniform()
-    let token = draw(count: count, maximum: clean[Int(best)], parameters: parameters, uniform: uniform)
-    return token < 0 ? best : token
+    begin()
+    add(logits: logits, parameters: parameters, generator: &generator)
+    run()
+    return token(0)
   }
+}
 
-  private func draw(count: Int32, maximum: Float, parameters: SamplingParameters, uniform: Double) -> Int32 {
-    guard let clean = clean.baseAddress, let weights = weights.baseAddress, let candidates = candidates.baseAddress else { return -1 }
-    let temperature = min(parameters.temperature, 1e6)  // infinity would make NaN of -inf
-    let topP = parameters.topP < 1 ? Double(max(parameters.topP, 0)) : 1  // NaN reads as off
-    let minP = parameters.minP > 0 ? min(parameters.minP, 1) : 0
-    var kept: Int32
-    var total: Double
-    if parameters.topK > 0 && parameters.topK < Int(count) {
-      kept = qe_select_top(clean, count, Int32(parameters.topK), candidates)
-      total = qe_candidate_weights(candidates, kept, maximum, temperature)
-    } else {
-      total = qe_softmax_weights(clean, count, maximum, temperature, weights)
-      if topP >= 1 && minP == 0 { return qe_draw_weight(weights, count, total, uniform) }
-      // Tokens below this floor weigh less than (1 - topP) in sum, so the nucleus lies above it; min-p's floor is relative to the best weight, 1.
-      let floor = topP < 1 ? Float((1 - topP) * total / Double(count)) : minP
-      kept = qe_collect_at_least(weights, count, floor, candidates)
-    }
-    if topP < 1 { kept = qe_select_mass(candidates, kept, topP * total) }
-    if minP > 0 { kept = qe_keep_at_least(candidates, kept, minP) }
-    return qe_draw_candidate(candidates, kept, uniform)
+/// Ids that are not sampled.
+private struct TokenMask {
+  let ids: UnsafeMutableBufferPointer<Int32>  // rising, owned by whoever has the mask
+  let fallback: Int32  // the lowest that is not among them
+
+  init(_ tokens: [Int32], vocabularySize: Int) {
+    let sorted = Set(tokens).filter { $0 >= 0 && Int($0) < vocabularySize }.sorted()
+    ids = .allocate(capacity: sorted.count)
+    _ = ids.initialize(from: sorted)
+    let first = zip(sorted, Int32(0)...).first { $0 != $1 }?.1 ?? Int32(sorted.count)
+    fallback = Int(first) < vocabularySize ? first : 0
   }
 }
 
@@ -142,24 +182,25 @@ package struct TokenLogProbabilities: Sendable {
   package let chosen: Float
   package let top: [Entry]
 
-  package static let maximumTopCount = 20
+  package static let maximumTopCount = Int(QE_TOP_MAX)
   package static let floor: Float = -9999
 
-  /// `topCount` is clamped to 0...20; a `chosen` outside the row gets the floor.
-  package static func logProbabilities(logits: UnsafeBufferPointer<Float>, chosen: Int32, topCount: Int) -> TokenLogProbabilities {
-    let count = Int32(min(logits.count, Int(Int32.max) / 4))
-    guard count > 0, let source = logits.baseAddress else { return TokenLogProbabilities(chosen: floor, top: []) }
-    let normaliser = qe_log_sum_exp(source, count)
+  /// Of a row that was sampled with log-probabilities.
+  init(_ row: qe_sampled_row) {
     func logProbability(_ logit: Float) -> Float {
-      guard logit.isFinite, normaliser.isFinite else { return floor }
-      return max(Float(Double(logit) - normaliser), floor)
+      guard logit.isFinite, row.normaliser.isFinite else { return Self.floor }
+      return max(Float(Double(logit) - row.normaliser), Self.floor)
     }
-    let wanted = min(max(topCount, 0), maximumTopCount)
-    let top = withUnsafeTemporaryAllocation(of: qe_candidate.self, capacity: maximumTopCount) { best in
-      let found = qe_top_sorted(source, count, Int32(wanted), best.baseAddress)
-      return best.prefix(Int(found)).map { Entry(token: $0.id, logProbability: logProbability($0.key)) }
+    chosen = row.token >= 0 && row.token < row.count ? logProbability(row.logits[Int(row.token)]) : Self.floor
+    top = withUnsafeBytes(of: row.top) { best in
+      best.bindMemory(to: qe_candidate.self).prefix(Int(row.top_count)).map {
+        Entry(token: $0.id, logProbability: logProbability($0.key))
+      }
     }
-    let chosenLogit = chosen >= 0 && chosen < count ? logits[Int(chosen)] : -.infinity
-    return TokenLogProbabilities(chosen: logProbability(chosenLogit), top: top)
+  }
+
+  package init(chosen: Float, top: [Entry]) {
+    self.chosen = chosen
+    self.top = top
   }
 }

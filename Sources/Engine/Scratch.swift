@@ -222,7 +222,7 @@ struct Scratch {
     let product = qk_gated_scratch_bytes(widestColumns)
     let absorbed = qk_attention_scratch_bytes(
       limits.tileTokens * shape.headCount, shape.latentRank + shape.ropeDim, shape.latentRank)
-    let result = max(product, absorbed)
+    let result = max(product, absorbed, qe_sample_scratch_bytes(shape.vocabularySize))
     guard options.expandedThreshold != nil else { return result }
     let keys = qe_expanded_keys_bytes(AttentionLimits.expandedKeys, shape.nopeDim, shape.valueDim)
     let expanded = qk_attention_scratch_bytes(options.maxBatchTokens, shape.nopeDim + shape.ropeDim, shape.valueDim)

@@ -204,6 +204,9 @@ package final class Transformer {
     trace(layer, UnsafeBufferPointer(start: scratch.residual, count: tokens * hyperparameters.hiddenSize))
   }
 
+  /// For jobs between two batches, with scratch for a row of logits each.
+  var workers: qe_workers { pool.workers }
+
   /// Measured on the workers, which must be idle: not during `forward`.
   package func measureLimits() -> MachineLimits { pool.measureLimits() }
 

@@ -18,8 +18,6 @@ package final class EngineCore {
   private let forwardPass: ForwardPass
   private var scheduler: Scheduler
   private var sampler: Sampler
-  /// Also masks the model's stop tokens; for sequences that have not reached their `minNewTokens`.
-  private var earlySampler: Sampler
   private var batch = Batch()
   private var sampledTokens: [Int32] = []
   private var sequences: [SequenceID: ActiveSequence] = [:]
@@ -29,15 +27,16 @@ package final class EngineCore {
   /// - Parameters:
   ///   - maskedTokens: never sampled.
   ///   - modelStopTokens: not sampled before a sequence's `minNewTokens`.
+  ///   - transformer: whose workers sample; nil: the thread that makes the steps.
   package init(
     configuration: SchedulerConfiguration, vocabularySize: Int, maskedTokens: [Int32] = [], modelStopTokens: [Int32] = [],
-    forwardPass: @escaping ForwardPass
+    transformer: Transformer? = nil, forwardPass: @escaping ForwardPass
   ) {
     self.vocabularySize = vocabularySize
     self.forwardPass = forwardPass
     scheduler = Scheduler(configuration)
-    sampler = Sampler(vocabularySize: vocabularySize, maskedTokens: maskedTokens)
-    earlySampler = Sampler(vocabularySize: vocabularySize, maskedTokens: maskedTokens + modelStopTokens)
+    sampler = Sampler(
+      vocabularySize: vocabularySize, maskedTokens: maskedTokens, earlyMaskedTokens: modelStopTokens, transformer: transformer)
   }
 
   // MARK: - Sequences
@@ -117,40 +116,45 @@ package final class EngineCore {
 
   /// One token per wanted row, in entry order.
   private func sample(_ logits: UnsafeBufferPointer<Float>, at now: UInt64) {
-    sampledTokens.removeAll(keepingCapacity: true)
+    sampler.begin()
     var row = 0
     for entry in batch.entries {
       for _ in entry.logitsRows {
         let values = UnsafeBufferPointer(rebasing: logits[row * vocabularySize..<(row + 1) * vocabularySize])
         row += 1
-        guard let sequence = sequences[entry.sequence] else {
-          sampledTokens.append(0)  // not reached: sequences leave only between steps
+        guard let sequence = sequences[entry.sequence] else {  // not reached: sequences leave only between steps
+          sampler.add(logits: values)
           continue
         }
-        sampledTokens.append(next(sequence, entry.sequence, values, at: now))
+        sampler.add(
+          logits: values, parameters: sequence.request.sampling, generator: &sequence.generator, isEarly: sequence.isEarly,
+          topCount: sequence.request.logProbabilityCount)
       }
     }
+    sampler.run()
+    noteTokens(at: now)
   }
 
-  private func next(_ sequence: ActiveSequence, _ id: SequenceID, _ logits: UnsafeBufferPointer<Float>, at now: UInt64) -> Int32 {
-    let request = sequence.request
-    let isEarly = sequence.generatedCount < request.minNewTokens
-    let token =
-      isEarly
-      ? earlySampler.sample(logits: logits, parameters: request.sampling, generator: &sequence.generator)
-      : sampler.sample(logits: logits, parameters: request.sampling, generator: &sequence.generator)
-    sequence.noteToken(at: now)
-    let isStop = !isEarly && request.stopTokens.contains(token)
-    events.append(
-      TokenEvent(
-        sequence: id, token: token, generatedCount: sequence.generatedCount, promptCount: request.promptTokens.count,
-        cachedPromptTokens: scheduler.cachedPromptTokens(of: id) ?? 0,
-        logProbabilities: request.logProbabilityCount.map {
-          TokenLogProbabilities.logProbabilities(logits: logits, chosen: token, topCount: $0)
-        },
-        finish: isStop ? .stop : sequence.generatedCount >= request.maxNewTokens ? .length : nil,
-        isStopToken: isStop, timing: sequence.timing))
-    return token
+  /// The sampled tokens as events.
+  private func noteTokens(at now: UInt64) {
+    sampledTokens.removeAll(keepingCapacity: true)
+    for entry in batch.entries {
+      for _ in entry.logitsRows {
+        let row = sampledTokens.count
+        let token = sampler.token(row)
+        sampledTokens.append(token)
+        guard let sequence = sequences[entry.sequence] else { continue }
+        let (request, isEarly) = (sequence.request, sequence.isEarly)
+        sequence.noteToken(at: now)
+        let isStop = !isEarly && request.stopTokens.contains(token)
+        events.append(
+          TokenEvent(
+            sequence: entry.sequence, token: token, generatedCount: sequence.generatedCount, promptCount: request.promptTokens.count,
+            cachedPromptTokens: scheduler.cachedPromptTokens(of: entry.sequence) ?? 0, logProbabilities: sampler.logProbabilities(row),
+            finish: isStop ? .stop : sequence.generatedCount >= request.maxNewTokens ? .length : nil, isStopToken: isStop,
+            timing: sequence.timing))
+      }
+    }
   }
 
   private func removeFinished() {
@@ -173,6 +177,9 @@ private final class ActiveSequence {
     generator = SamplerGenerator(seed: request.sampling.seed)
     timing = SequenceTiming(arrival: arrival)
   }
+
+  /// Its least length is not reached.
+  var isEarly: Bool { generatedCount < request.minNewTokens }
 
   func noteToken(at now: UInt64) {
     generatedCount += 1

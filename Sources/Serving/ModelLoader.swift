@@ -43,7 +43,8 @@ package final class LoadedModel {
   package func makeCore() -> EngineCore {
     let transformer = transformer
     let core = EngineCore(
-      configuration: configuration, vocabularySize: served.vocabularySize, maskedTokens: maskedTokens, modelStopTokens: served.stopTokens
+      configuration: configuration, vocabularySize: served.vocabularySize, maskedTokens: maskedTokens, modelStopTokens: served.stopTokens,
+      transformer: transformer
     ) { batch throws(EngineError) in
       try transformer.check(batch)
       return transformer.forward(batch)

@@ -1,6 +1,7 @@
 // The sampler: distributions within chi-square bounds for fixed seeds, filters against a sorted reference, hostile logits, determinism.
 
 import CEngine
+import ModelFile
 import Glibc
 import Testing
 
@@ -199,21 +200,72 @@ import Testing
     #expect(Self.draw(Array(rising.reversed()), SamplingParameters(topK: 50, topP: 0.9), count: 20).allSatisfy { $0 < 50 })
   }
 
+  /// Of a row whose token is `chosen`, whatever the sampler would choose.
+  private func ofRow(_ logits: [Float], chosen: Int32, topCount: Int32) -> TokenLogProbabilities {
+    logits.withUnsafeBufferPointer { values in
+      var row = qe_sampled_row()
+      row.logits = values.baseAddress
+      row.count = Int32(values.count)
+      row.top_wanted = topCount
+      let scratch = UnsafeMutableRawPointer.allocate(byteCount: qe_sample_scratch_bytes(values.count), alignment: 16)
+      defer { scratch.deallocate() }
+      qe_sample_row(&row, scratch)
+      row.token = chosen
+      return TokenLogProbabilities(row)
+    }
+  }
+
+  /// Rows together on the workers of a pool give what each gives alone.
+  @Test func rowsTogether() throws {
+    guard let tiny = TinyModels.directories.first else { return }
+    let model = try ModelFile(path: tiny.path)
+    let options = EngineOptions(threads: 3, cacheTokens: 64, maxBatchTokens: 8, maxSequences: 4)
+    let size = model.hyperparameters.vocabularySize
+    let transformer = try Transformer(model: model, options: options)
+    var together = Sampler(vocabularySize: size, maskedTokens: [5, 0, 1], earlyMaskedTokens: [2, 3], transformer: transformer)
+    let rows = (0..<200).map { Self.randomLogits(size, seed: UInt64($0)) }
+    var generators = rows.indices.map { SamplerGenerator(seed: UInt64($0)) }
+    let buffers = rows.map { row in
+      let buffer = UnsafeMutableBufferPointer<Float>.allocate(capacity: size)
+      _ = buffer.initialize(from: row)
+      return buffer
+    }
+    defer { for buffer in buffers { buffer.deallocate() } }
+    for _ in 0..<3 {
+      var alone = generators
+      together.begin()
+      for index in rows.indices {
+        together.add(
+          logits: UnsafeBufferPointer(buffers[index]), parameters: Self.settings[index % Self.settings.count], generator: &generators[index],
+          isEarly: index % 3 == 0, topCount: index % 4 == 0 ? index % 21 : nil)
+      }
+      together.run()
+      for index in rows.indices {
+        let masked: [Int32] = index % 3 == 0 ? [0, 1, 2, 3, 5] : [0, 1, 5]
+        var single = Sampler(vocabularySize: size, maskedTokens: masked)
+        let token = single.sample(
+          logits: UnsafeBufferPointer(buffers[index]), parameters: Self.settings[index % Self.settings.count], generator: &alone[index])
+        #expect(together.token(index) == token && !masked.contains(token))
+        #expect((together.logProbabilities(index)?.top.count ?? -1) == (index % 4 == 0 ? index % 21 : -1))
+      }
+    }
+  }
+
   @Test func logProbabilities() {
     let logits: [Float] = [1, 3, .nan, 3, -2, .infinity, 0.5]
-    let result = logits.withUnsafeBufferPointer { TokenLogProbabilities.logProbabilities(logits: $0, chosen: 4, topCount: 20) }
+    let result = ofRow(logits, chosen: 4, topCount: 20)
     let sum = log([1, 3, 3, -2, 0.5].reduce(0.0) { $0 + exp($1) })
     #expect(result.top.map(\.token) == [1, 3, 0, 6, 4])
     for entry in result.top { #expect(abs(Double(entry.logProbability) - (Double(logits[Int(entry.token)]) - sum)) < 1e-5) }
     #expect(abs(Double(result.chosen) - (-2 - sum)) < 1e-5)
-    let few = logits.withUnsafeBufferPointer { TokenLogProbabilities.logProbabilities(logits: $0, chosen: 2, topCount: 2) }
+    let few = ofRow(logits, chosen: 2, topCount: 2)
     #expect(few.top.map(\.token) == [1, 3] && few.chosen == TokenLogProbabilities.floor)
-    let none = logits.withUnsafeBufferPointer { TokenLogProbabilities.logProbabilities(logits: $0, chosen: 99, topCount: -1) }
+    let none = ofRow(logits, chosen: 99, topCount: -1)
     #expect(none.top.isEmpty && none.chosen == TokenLogProbabilities.floor)
-    let nothing = [Float.nan, .nan].withUnsafeBufferPointer { TokenLogProbabilities.logProbabilities(logits: $0, chosen: 0, topCount: 5) }
+    let nothing = ofRow([.nan, .nan], chosen: 0, topCount: 5)
     #expect(nothing.top.isEmpty && nothing.chosen == TokenLogProbabilities.floor)
     let large = Self.randomLogits(100_000, seed: 6, spread: 20)
-    let full = large.withUnsafeBufferPointer { TokenLogProbabilities.logProbabilities(logits: $0, chosen: 77, topCount: 20) }
+    let full = ofRow(large, chosen: 77, topCount: 20)
     let best = large.indices.sorted { (-large[$0], $0) < (-large[$1], $1) }.prefix(20).map(Int32.init)
     let total = log(large.reduce(0.0) { $0 + exp(Double($1)) })
     #expect(full.top.map(\.token) == Array(best))

@@ -204,6 +204,15 @@ typedef struct qe_grouping {
 } qe_grouping;
 void qe_group_by_expert(const qe_grouping *job);
 
+// ------------------------------------------------------------------------------------------------ sampling
+
+/// Rows of logits to tokens, a row a job. Worker scratch: qe_sample_scratch_bytes of the longest row.
+typedef struct qe_sampling {
+  qe_sampled_row *rows;                     // [count]
+  qk_int count;
+} qe_sampling;
+void qe_run_sampling(qe_workers workers, const qe_sampling *job);
+
 // ------------------------------------------------------------------------------------------------ loading
 
 typedef enum qe_load_kind {

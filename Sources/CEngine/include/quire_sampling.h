@@ -1,8 +1,9 @@
 // Loops of the sampler over a whole vocabulary: sanitise, maximum, exponentials, selection by count and by mass.
-// Pure functions over caller-owned buffers; they know nothing of sequences, generators or parameters' meaning.
+// Pure functions over caller-owned buffers; they know nothing of sequences and generators.
 #ifndef QUIRE_SAMPLING_H
 #define QUIRE_SAMPLING_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /// One token that may still be sampled. `key` is a logit or a weight: larger is better, equal keys: the lower id wins.
@@ -48,5 +49,34 @@ int32_t qe_draw_weight(const float *weights, int32_t count, double total, double
 
 /// The `k` best finite values in order (best first, equal values: lower id first), for small k; returns how many.
 int32_t qe_top_sorted(const float *values, int32_t count, int32_t k, qe_candidate *best);
+
+/// Log-probabilities that one row may ask for, beside its token's.
+#define QE_TOP_MAX 20
+
+/// One row of logits on its way to a token. Filters in vLLM's order: temperature, top-k, top-p over what top-k left, min-p relative to the
+/// most probable token.
+typedef struct qe_sampled_row {
+  const float *logits;     // [count]; what is not finite counts as -inf
+  int32_t count;           // at least 1
+  const int32_t *masked;   // [masked_count] ids never sampled, rising, within 0 ..< count; NULL if none
+  int32_t masked_count;
+  int32_t fallback;        // the token if no logit is usable
+  float temperature;       // 0: greedy; else above 0 and finite
+  int32_t top_k;           // 0: off
+  double top_p;            // 0 ... 1; 1: off
+  float min_p;             // 0 ... 1; 0: off
+  double uniform;          // in [0, 1), from the sequence's generator
+  int32_t top_wanted;      // -1: no log-probabilities, else 0 ... QE_TOP_MAX of the best
+  int32_t token;           // result
+  double normaliser;       // result: qe_log_sum_exp of all raw logits
+  int32_t top_count;       // result
+  qe_candidate top[QE_TOP_MAX];  // result: best first, keys are raw logits
+} qe_sampled_row;
+
+/// Bytes of scratch that qe_sample_row needs, 4-byte aligned.
+ptrdiff_t qe_sample_scratch_bytes(ptrdiff_t count);
+
+/// Fills in the results of a row. Depends on nothing but the row.
+void qe_sample_row(qe_sampled_row *row, void *scratch);
 
 #endif
