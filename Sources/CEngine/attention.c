@@ -43,8 +43,7 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
       .exact = job->exact,
   };
   call.pages.table = job->tables + item->table;
-  // Calls are claimed in turn: this worker's next one is about as many further as there are workers.
-  qk_int next = i + qk_pool_threads(c->pool);
+  const qk_int next = i + 1;  // what this worker will be asked next, most of the time
   if (next < job->item_count) {
     call.next_table = job->tables + job->items[next].table;
     call.next_begin = job->items[next].begin;

@@ -1,5 +1,7 @@
-// The worker pool of quire_pool.h: an epoch (odd = a run is open), an atomic job counter, and a count of the workers
-// inside. A sleeping worker is never waited for: a run ends when its jobs are done and every worker that entered has left.
+// The worker pool of quire_pool.h: an epoch (odd = a run is open), spans of jobs that workers take theirs from, and a count of the
+// workers inside. Each span is the home of one worker (of several, where there are more than MOST_SPANS): it goes through it from its
+// front, so that what its jobs read lies one after the other and the same rows of every run stay in the same core's cache; then it takes
+// from the back of the others' spans. A sleeping worker is never waited for: a run ends when its jobs are done and every worker that entered has left.
 // Only C11 atomics order memory (so ThreadSanitizer sees everything); the futex calls only sleep and wake.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE  // syscall
@@ -16,7 +18,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAUSES_PER_LOOK = 32, CACHE_LINE = 64 };
+enum { PAUSES_PER_LOOK = 32, CACHE_LINE = 64, MOST_SPANS = 8 };
+
+/// Jobs that nobody took yet: the first in the low half, the end in the high half.
+typedef struct job_span {
+  _Alignas(CACHE_LINE) _Atomic uint64_t jobs;
+} job_span;
 
 typedef struct worker {
   struct qk_pool *pool;
@@ -28,8 +35,7 @@ struct qk_pool {
   // Written by the owner while no worker is inside; read by workers that saw an odd epoch.
   qk_job job;
   void *context;
-  qk_int jobs;
-  qk_int threads;
+  qk_int threads, spans;
   qk_int spin_nanoseconds;  // how long a thread looks before it sleeps
   void **scratch;  // [threads]
   qk_int scratch_bytes;
@@ -39,7 +45,7 @@ struct qk_pool {
   _Atomic bool stopping;
   _Alignas(CACHE_LINE) _Atomic uint32_t inside;
   _Atomic bool owner_sleeps;
-  _Alignas(CACHE_LINE) _Atomic qk_int next;
+  job_span span[MOST_SPANS];
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
@@ -58,12 +64,32 @@ static void pause_a_little(void) {
   for (int i = 0; i < PAUSES_PER_LOOK; i++) __builtin_ia32_pause();
 }
 
-static void claim_jobs(qk_pool *pool, qk_int index) {
-  const qk_int jobs = pool->jobs;
+static uint64_t span_of(uint32_t first, uint32_t end) { return (uint64_t)end << 32 | first; }
+
+/// The first job of a span, or its last; -1 if none is left.
+static qk_int claim(job_span *span, bool last) {
+  uint64_t jobs = atomic_load_explicit(&span->jobs, memory_order_relaxed);
   for (;;) {
-    qk_int j = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
-    if (j >= jobs) return;
-    pool->job(pool->context, j, index);
+    const uint32_t first = (uint32_t)jobs, end = (uint32_t)(jobs >> 32);
+    if (first >= end) return -1;
+    const uint64_t left = last ? span_of(first, end - 1) : span_of(first + 1, end);
+    if (atomic_compare_exchange_weak_explicit(&span->jobs, &jobs, left, memory_order_relaxed, memory_order_relaxed))
+      return last ? end - 1 : first;
+  }
+}
+
+static void claim_jobs(qk_pool *pool, qk_int index) {
+  const qk_int home = index * pool->spans / pool->threads;
+  for (qk_int i = 0; i < pool->spans; i++) {
+    qk_int j;
+    while ((j = claim(&pool->span[(home + i) % pool->spans], i > 0)) >= 0) pool->job(pool->context, j, index);
+  }
+}
+
+static void share_out(qk_pool *pool, qk_int jobs) {
+  for (qk_int i = 0; i < pool->spans; i++) {
+    const qk_int first = i * jobs / pool->spans, end = (i + 1) * jobs / pool->spans;
+    atomic_store_explicit(&pool->span[i].jobs, span_of((uint32_t)first, (uint32_t)end), memory_order_relaxed);
   }
 }
 
@@ -111,14 +137,13 @@ static void wait_until_empty(qk_pool *pool) {
 
 void qk_pool_run(qk_pool *pool, qk_job job, void *context, qk_int jobs) {
   if (jobs <= 0) return;
-  if (pool->threads == 1 || jobs == 1) {
+  if (pool->threads == 1 || jobs == 1 || jobs > QK_POOL_MAX_SHARED_JOBS) {
     for (qk_int j = 0; j < jobs; j++) job(context, j, 0);
     return;
   }
   pool->job = job;
   pool->context = context;
-  pool->jobs = jobs;
-  atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+  share_out(pool, jobs);
   atomic_fetch_add(&pool->epoch, 1);  // opens: releases the fields above
   if (atomic_load(&pool->sleepers) != 0) futex_wake(&pool->epoch, (int)(jobs - 1 < pool->threads - 1 ? jobs - 1 : pool->threads - 1));
   claim_jobs(pool, 0);
@@ -148,7 +173,7 @@ qk_pool *qk_pool_create_spinning(qk_int threads, qk_int spin_nanoseconds) {
   if (spin_nanoseconds < 0 || spin_nanoseconds > QK_POOL_SPIN_NANOSECONDS) return NULL;
   qk_pool *pool = aligned_alloc(CACHE_LINE, (sizeof(qk_pool) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
   if (!pool) return NULL;
-  *pool = (qk_pool){.threads = threads, .spin_nanoseconds = spin_nanoseconds};
+  *pool = (qk_pool){.threads = threads, .spans = threads < MOST_SPANS ? threads : MOST_SPANS, .spin_nanoseconds = spin_nanoseconds};
   pool->scratch = calloc((size_t)threads, sizeof(void *));
   pool->workers = calloc((size_t)threads, sizeof(worker));
   if (!pool->scratch || !pool->workers) {

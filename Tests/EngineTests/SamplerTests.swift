@@ -236,7 +236,8 @@ import Testing
       together.begin()
       for index in rows.indices {
         together.add(
-          logits: UnsafeBufferPointer(buffers[index]), parameters: Self.settings[index % Self.settings.count], generator: &generators[index],
+          logits: UnsafeBufferPointer(buffers[index]), parameters: Self.settings[index % Self.settings.count],
+          generator: &generators[index],
           isEarly: index % 3 == 0, topCount: index % 4 == 0 ? index % 21 : nil)
       }
       together.run()

@@ -18,6 +18,7 @@ typedef void (*qk_job)(void *_Nullable context, qk_int job, qk_int worker);
 
 #define QK_POOL_MAX_THREADS 256
 #define QK_POOL_SPIN_NANOSECONDS 40000
+#define QK_POOL_MAX_SHARED_JOBS 0x7FFFFFFF
 
 /// `threads` in 1...QK_POOL_MAX_THREADS counts the caller (1 = no thread is made). NULL if threads or memory are refused.
 qk_pool *_Nullable qk_pool_create(qk_int threads);
@@ -31,8 +32,10 @@ qk_int qk_pool_threads(const qk_pool *pool);
 /// 0 is whoever calls qk_pool_run, and only that thread's owner knows when that is (qk_pin_caller).
 qk_int qk_pool_pin(qk_pool *pool, const int32_t *cpus);
 
-/// Calls job(context, j, worker) once for every j in 0 ..< jobs and returns when all have returned. Jobs are claimed in
-/// rising order. Not reentrant: one thread owns the pool. What a job wrote is visible after the return, and to the next run.
+/// Calls job(context, j, worker) once for every j in 0 ..< jobs and returns when all have returned. Each worker begins with a span of jobs
+/// of its own, the same in every run of as many jobs, and takes them in rising order; one that has done its own takes from the ends of the
+/// others'. Not reentrant: one thread owns the pool. What a job wrote is visible after the return, and to the next run. More than
+/// QK_POOL_MAX_SHARED_JOBS are done by the caller alone.
 void qk_pool_run(qk_pool *pool, qk_job job, void *_Nullable context, qk_int jobs);
 
 /// Makes every worker's scratch at least `bytes` large (64-byte aligned). Contents are not kept. 0 on success, -1 if
