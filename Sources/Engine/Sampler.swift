@@ -3,7 +3,6 @@
 // token (vLLM's order). Non-finite logits count as -inf; nothing in a row of logits can stop the process.
 
 import CEngine
-import CKernels
 
 /// How a sequence samples. Values outside their meaning are read as "off" (validation with messages is the caller's task).
 package struct SamplingParameters: Sendable, Equatable {
@@ -64,7 +63,7 @@ package struct Sampler: ~Copyable {
   private var rows: [qe_sampled_row] = []
   private let workers: qe_workers
   private let transformer: Transformer?  // owns the workers
-  private let ownPool: OpaquePointer?  // where there is no transformer
+  private let ownPool: WorkerPool?  // where there is no transformer
 
   /// - Parameters:
   ///   - maskedTokens: never sampled (ids the tokenizer lacks); ids outside the vocabulary are ignored.
@@ -82,18 +81,25 @@ package struct Sampler: ~Copyable {
       ownPool = nil
       workers = transformer.workers
     } else {
-      guard let pool = qk_pool_create(1), qk_pool_reserve(pool, qe_sample_scratch_bytes(size)) == 0 else {
-        preconditionFailure("no memory for a sampler of \(size) tokens")
-      }
-      ownPool = pool
-      workers = qe_workers(pool: pool, kernels: qk_kernels_best())
+      let pool = Self.poolOfCaller(vocabularySize: size)
+      workers = pool.workers
+      ownPool = consume pool
+    }
+  }
+
+  private static func poolOfCaller(vocabularySize: Int) -> WorkerPool {
+    do throws(EngineError) {
+      let pool = try WorkerPool(threads: 1, kernels: nil)
+      try pool.reserveScratch(bytes: qe_sample_scratch_bytes(vocabularySize))
+      return pool
+    } catch {
+      preconditionFailure("a sampler of \(vocabularySize) tokens: \(error)")
     }
   }
 
   deinit {
     mask.ids.deallocate()
     earlyMask.ids.deallocate()
-    if let ownPool { qk_pool_destroy(ownPool) }
   }
 
   /// Forgets the rows of the last step.
@@ -133,7 +139,7 @@ package struct Sampler: ~Copyable {
   /// Samples all rows that were added.
   package mutating func run() {
     rows.withUnsafeMutableBufferPointer { rows in
-      guard let first = rows.baseAddress, first.pointee.count > 0 else { return }
+      guard let first = rows.baseAddress else { return }
       var job = qe_sampling(rows: first, count: rows.count)
       qe_run_sampling(workers, &job)
     }
@@ -185,6 +191,13 @@ package struct TokenLogProbabilities: Sendable {
   package static let maximumTopCount = Int(QE_TOP_MAX)
   package static let floor: Float = -9999
 
+  package init(chosen: Float, top: [Entry]) {
+    self.chosen = chosen
+    self.top = top
+  }
+}
+
+extension TokenLogProbabilities {
   /// Of a row that was sampled with log-probabilities.
   init(_ row: qe_sampled_row) {
     func logProbability(_ logit: Float) -> Float {
@@ -197,10 +210,5 @@ package struct TokenLogProbabilities: Sendable {
         Entry(token: $0.id, logProbability: logProbability($0.key))
       }
     }
-  }
-
-  package init(chosen: Float, top: [Entry]) {
-    self.chosen = chosen
-    self.top = top
   }
 }

@@ -1,8 +1,8 @@
 // The sampler: distributions within chi-square bounds for fixed seeds, filters against a sorted reference, hostile logits, determinism.
 
 import CEngine
-import ModelFile
 import Glibc
+import ModelFile
 import Testing
 
 @testable import Engine
@@ -237,8 +237,7 @@ import Testing
       for index in rows.indices {
         together.add(
           logits: UnsafeBufferPointer(buffers[index]), parameters: Self.settings[index % Self.settings.count],
-          generator: &generators[index],
-          isEarly: index % 3 == 0, topCount: index % 4 == 0 ? index % 21 : nil)
+          generator: &generators[index], isEarly: index % 3 == 0, topCount: index % 4 == 0 ? index % 21 : nil)
       }
       together.run()
       for index in rows.indices {

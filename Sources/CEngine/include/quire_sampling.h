@@ -57,7 +57,7 @@ int32_t qe_top_sorted(const float *values, int32_t count, int32_t k, qe_candidat
 /// most probable token.
 typedef struct qe_sampled_row {
   const float *logits;     // [count]; what is not finite counts as -inf
-  int32_t count;           // at least 1
+  int32_t count;           // 0: the fallback
   const int32_t *masked;   // [masked_count] ids never sampled, rising, within 0 ..< count; NULL if none
   int32_t masked_count;
   int32_t fallback;        // the token if no logit is usable
