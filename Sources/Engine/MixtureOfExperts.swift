@@ -30,23 +30,23 @@ struct MixtureOfExperts {
     scratch.tasks[0] = qk_matmul_task(
       w: weights.router.descriptor, x: scratch.normed.f32, x_stride: scratch.normed.columns, index: nil, tokens: tokens,
       y: scratch.routerLogits, y_stride: experts)
-    var count = 1
-    if let shared = weights.shared { count += addGateUp(shared, scratch.shared, tokens: tokens, at: 1) }
-    multiply(.route, count)
+    multiply(.route, 1)
     route(weights, tokens: tokens, load: load)
     log.mark(.route)
 
-    count = 0
+    // The shared experts see every token, the routed ones few each: while one core still multiplies, another has the memory to itself.
+    var count = 0
+    if let shared = weights.shared { count += addGateUp(shared, scratch.shared, tokens: tokens, at: count) }
     for expert in 0..<experts { count += addRouted(weights, expert, at: count) }
     multiply(.gateUp, count)
     activate(weights, tokens: tokens)
 
     count = 0
-    for expert in 0..<experts where addRoutedDown(weights.down[expert], expert, at: count) { count += 1 }
     if let shared = weights.shared {
       addDown(shared.down, scratch.shared, tokens: tokens, at: count)
       count += 1
     }
+    for expert in 0..<experts where addRoutedDown(weights.down[expert], expert, at: count) { count += 1 }
     multiply(.down, count)
   }
 

@@ -20,7 +20,7 @@ package enum Stage: Int, CaseIterable, Sendable {
     case .attention: "attention"
     case .values: "W_UV"
     case .output: "output projection"
-    case .route: "router, shared gate+up"
+    case .route: "router"
     case .gateUp: "gate+up"
     case .activate: "silu, quantise"
     case .down: "down"
