@@ -7,6 +7,7 @@ typedef struct {
   const qk_kernels *kernels;
   qk_pool *pool;
   const qe_attention *job;
+  qk_int queries[QK_POOL_MAX_THREADS];  // of each worker, the item whose queries its scratch holds; -1: none
 } attention_context;
 
 static void finish_rows(const attention_context *c, qk_softmax_state state, qk_int token, qk_int tokens, qk_int head, qk_int heads) {
@@ -17,8 +18,12 @@ static void finish_rows(const attention_context *c, qk_softmax_state state, qk_i
   }
 }
 
+static bool have_same_rows(const qe_attention_item *a, const qe_attention_item *b) {
+  return a->token == b->token && a->tokens == b->tokens && a->head == b->head && a->heads == b->heads;
+}
+
 static void attention_item(void *context, qk_int i, qk_int worker) {
-  const attention_context *c = context;
+  attention_context *c = context;
   const qe_attention *job = c->job;
   const qe_attention_item *item = &job->items[i];
   qk_int width = job->c + job->r;
@@ -43,6 +48,9 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
       .exact = job->exact,
   };
   call.pages.table = job->tables + item->table;
+  const qk_int before = c->queries[worker];
+  call.same_queries = before >= 0 && have_same_rows(item, &job->items[before]);
+  c->queries[worker] = i;
   const qk_int next = i + 1;  // what this worker will be asked next, most of the time
   if (next < job->item_count) {
     call.next_table = job->tables + job->items[next].table;
@@ -76,7 +84,8 @@ static void merge_head(void *context, qk_int i, qk_int worker) {
 }
 
 void qe_run_attention(qe_workers workers, const qe_attention *job) {
-  attention_context context = {workers.kernels, workers.pool, job};
+  attention_context context = {.kernels = workers.kernels, .pool = workers.pool, .job = job};
+  for (qk_int i = 0; i < qk_pool_threads(workers.pool); i++) context.queries[i] = -1;
   qk_pool_run(workers.pool, attention_item, &context, job->item_count);
   // A head has about four splits where there are any: what a row costs decides who does it.
   qe_run_rows(workers, merge_head, &context, job->merge_count * job->heads, 4 * job->c);

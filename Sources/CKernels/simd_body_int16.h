@@ -12,7 +12,12 @@ INLINE int32_t largest_bits(const float *x, qk_int count) {
 /// Squares of x * factor in 16 chains, folded in a fixed order: the scalar variant does the same.
 INLINE float sum_of_squares(const float *x, qk_int count, vf factor) {
   vf sum = f_zero();
-  for (qk_int i = 0; i < count; i += 16) {
+  qk_int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const vf v = f_mul(f_load(x + i), factor);
+    sum = f_add(sum, f_mul(v, v));
+  }
+  if (i < count) {
     const vf v = f_mul(f_loadn(x + i, count - i), factor);
     sum = f_add(sum, f_mul(v, v));
   }

@@ -55,11 +55,15 @@ static void put_queries16(attention_run *run, const float *q, qk_int stride, qk_
       for (int i = 0; i < BLOCK_ROWS; i++) rows[i] += 16;
     }
   }
-  run->q_scale = s->q_scale, run->q_rest_scale = s->q_rest_scale, run->seen = s->seen;
+}
+
+/// Where put_queries left them.
+static void find_queries(attention_run *run, const attention_scratch *s) {
+  run->q = s->queries, run->q_scale = s->q_scale, run->q_rest_scale = s->q_rest_scale, run->seen = s->seen;
 }
 
 static void put_queries(attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
-  run->q = s->queries;
+  find_queries(run, s);
   if (run->integers) put_queries16(run, q, stride, main, rest, s);
   else
     for (qk_int i = 0; i < run->rows; i++) put_row(q + i * stride, main + rest, run->key_width, (float *)s->queries + i * run->key_width);
@@ -177,7 +181,8 @@ static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
   }
   const attention_scratch s = carve(scratch, &run, c);
   const qk_softmax_state part = {.m = s.part_m, .l = s.part_l, .u = s.part_u, .u_stride = padded(c, 16)};
-  put_queries(&run, a->q, a->q_stride, c, r, &s);
+  if (!a->same_queries) put_queries(&run, a->q, a->q_stride, c, r, &s);
+  else find_queries(&run, &s);
   qk_int done = smaller(end, (a->begin / QK_SPLIT + 1) * QK_SPLIT);
   latent_split(&run, a, a->begin, done, end, a->state, &s);
   while (done < end) {

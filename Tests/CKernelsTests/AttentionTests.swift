@@ -46,6 +46,8 @@ private final class State {
   let m: UnsafeMutablePointer<Float>, l: UnsafeMutablePointer<Float>, u: UnsafeMutablePointer<Float>
   let rows: Int, width: Int
   var value: qk_softmax_state
+  /// Of the call that made it.
+  var scratch: Memory?
   init(rows: Int, width: Int) {
     (self.rows, self.width) = (rows, width)
     m = .allocate(capacity: rows + 1)
@@ -68,21 +70,24 @@ private final class State {
   }
 }
 
+/// `after`: the scratch of a call for the same queries.
 /// The absorbed form for tokens at first ..< first + tokens, queries row-major [tokens * heads][c + r].
 private func latent(
-  _ k: UnsafePointer<qk_kernels>, _ cache: Cache, _ q: ArraySlice<Float>, heads: Int, first: Int, keys: Range<Int>? = nil, exact: Bool
+  _ k: UnsafePointer<qk_kernels>, _ cache: Cache, _ q: ArraySlice<Float>, heads: Int, first: Int, keys: Range<Int>? = nil, exact: Bool,
+  after: Memory? = nil
 ) -> State {
   let width = cache.c + cache.r
   let rows = q.count / width
   let state = State(rows: rows, width: cache.c)
-  let scratch = Memory(qk_attention_scratch_bytes(rows, width, cache.c))
+  let scratch = after ?? Memory(qk_attention_scratch_bytes(rows, width, cache.c))
   q.withUnsafeBufferPointer { buffer in
     guard let base = buffer.baseAddress else { return }
     var call = qk_latent_attention(
       q: base, q_stride: width, tokens: Int32(rows / heads), heads: Int32(heads), first_position: first, begin: keys?.lowerBound ?? 0,
       end: keys?.upperBound ?? Int.max / 2, pages: cache.pages, state: state.value,
-      next_table: cache.pages.table, next_begin: 0, next_end: cache.positions, exact: exact)
+      next_table: cache.pages.table, next_begin: 0, next_end: cache.positions, exact: exact, same_queries: after != nil)
     k.pointee.attention_latent(&call, scratch.base)
+    state.scratch = scratch
   }
   return state
 }
@@ -281,6 +286,9 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
           let rows = tokens * heads
           let left = latent(variant, cache, q[...], heads: heads, first: start, keys: 0..<Int(QK_SPLIT), exact: exact)
           let right = latent(variant, cache, q[...], heads: heads, first: start, keys: Int(QK_SPLIT)..<5000, exact: exact)
+          let again = latent(
+            variant, cache, q[...], heads: heads, first: start, keys: Int(QK_SPLIT)..<5000, exact: exact, after: left.scratch)
+          #expect(again.finished(variant) == right.finished(variant), "\(variantName(variant)) type \(rawType) exact \(exact): same queries")
           variant.pointee.attention_merge(&left.value, &right.value, rows, c)
           #expect(left.finished(variant) == whole, "\(variantName(variant)) type \(rawType) exact \(exact): splits")
         }
@@ -290,7 +298,7 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
 
   @Test(arguments: cacheTypes.map(\.rawValue)) func expandedFormEqualsNaiveSoftmax(rawType: UInt32) {
     let type = qk_cache_type(rawValue: rawType)
-    for (n, r, v, tokens, first) in [(128, 64, 128, 40, 0), (32, 16, 48, 17, 100), (13, 2, 5, 70, 3), (24, 0, 24, 1, 64)] {
+    for (n, r, v, tokens, first) in [(128, 64, 128, 40, 0), (32, 16, 48, 17, 300), (13, 2, 5, 140, 3), (24, 0, 24, 1, 128)] {
       let cache = Cache(type, c: 20, r: r, positions: first + tokens, pageTokens: 16, seed: UInt64(n))
       var random = Random(15)
       let (positions, width) = (first + tokens, n + r)
@@ -299,7 +307,7 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
       for variant in allVariants {
         for exact in [true, false] {
           var results: [[Float]] = []
-          for (chunk, range) in [(tokens, positions), (3, 64), (11, 128)] {
+          for (chunk, range) in [(tokens, positions), (3, Int(QK_KEY_TILE)), (11, 2 * Int(QK_KEY_TILE))] {
             var result: [Float] = []
             for at in stride(from: 0, to: tokens, by: chunk) {
               let count = min(chunk, tokens - at)
@@ -339,11 +347,11 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
   }
 
   @Test func rowsThatSeeNothingAreZero() {
-    let cache = Cache(QK_CACHE_BF16, c: 32, r: 32, positions: 200, pageTokens: 16, seed: 3)
+    let cache = Cache(QK_CACHE_BF16, c: 32, r: 32, positions: 300, pageTokens: 16, seed: 3)
     var random = Random(2)
     let q = random.normals(2 * 64)
     for variant in allVariants {
-      let state = latent(variant, cache, q[...], heads: 1, first: 10, keys: 64..<128, exact: false)
+      let state = latent(variant, cache, q[...], heads: 1, first: 10, keys: Int(QK_KEY_TILE)..<2 * Int(QK_KEY_TILE), exact: false)
       #expect(state.m[0] == -.infinity && state.l[1] == 0)
       #expect(state.finished(variant).allSatisfy { $0 == 0 })
       let other = latent(variant, cache, q[...], heads: 1, first: 10, exact: false)

@@ -105,7 +105,7 @@ typedef struct qk_pages {
 
 /// Keys are taken in tiles of this many absolute positions, whatever the page size and the chunk of the prefill: the bits
 /// of a result do not depend on either. `begin` of a range must be a multiple of it.
-#define QK_KEY_TILE 64
+#define QK_KEY_TILE 128
 /// Positions per context split. Partial results over [k * QK_SPLIT, (k + 1) * QK_SPLIT) merged in rising order give the
 /// same bits as one call over the whole range (which does exactly that inside).
 #define QK_SPLIT 512
@@ -133,6 +133,7 @@ typedef struct qk_latent_attention {
   const int32_t *_Nullable next_table;  // what this worker will probably be asked next: the first keys of [next_begin, next_end) of that
   qk_int next_begin, next_end;          // block table are fetched into the cache meanwhile; NULL: nothing
   bool exact;                         // true: f32 products; false: products of 16-bit integers allowed
+  bool same_queries;                  // the scratch is as the last call left it, which had the same rows of the same sequence: only keys differ
 } qk_latent_attention;
 
 /// Expanded form, ONE head: keys [begin, end) as K_nope [n] and V [v] made by the caller for just this range (row 0 of k and
