@@ -288,7 +288,8 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
           let right = latent(variant, cache, q[...], heads: heads, first: start, keys: Int(QK_SPLIT)..<5000, exact: exact)
           let again = latent(
             variant, cache, q[...], heads: heads, first: start, keys: Int(QK_SPLIT)..<5000, exact: exact, after: left.scratch)
-          #expect(again.finished(variant) == right.finished(variant), "\(variantName(variant)) type \(rawType) exact \(exact): same queries")
+          let what = "\(variantName(variant)) type \(rawType) exact \(exact)"
+          #expect(again.finished(variant) == right.finished(variant), "\(what): same queries")
           variant.pointee.attention_merge(&left.value, &right.value, rows, c)
           #expect(left.finished(variant) == whole, "\(variantName(variant)) type \(rawType) exact \(exact): splits")
         }
