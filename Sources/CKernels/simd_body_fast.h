@@ -73,21 +73,29 @@ INLINE void add_block32(vf *sum, const vi *acc, const qk_act_block *const *x, qk
 INLINE void add_block16(vf (*sum)[8], const quant_tile *tile, const uint8_t *const *q, const qk_act_block *const *x, qk_int b, qk_int at,
                         int groups, int tokens, quant_kind kind, const uint8_t *ahead, int lines) {
   vf both[2][8];
+  UNROLL
   for (int h = 0; h < 2; h++) {
     vi acc[2][8];
     const uint8_t *half[2] = {q[0] + 256 * h, q[groups - 1] + 256 * h};
+    UNROLL
     for (int g = 0; g < groups; g++)
+      UNROLL
       for (int t = 0; t < tokens; t++) acc[g][t] = start_of(&x[t][at].half[h], kind);
     dot_quads(acc, half, x, at, 16 * h, 4, groups, tokens, kind, ahead, h == 0 ? lines : 0);
+    UNROLL
     for (int g = 0; g < groups; g++) {
       const vf scale = f_load(tile[g].scale + 32 * b + 16 * h);
+      UNROLL
       for (int t = 0; t < tokens; t++) both[g][t] = h ? f_fma(f_of_i(acc[g][t]), scale, both[g][t]) : f_mul(f_of_i(acc[g][t]), scale);
       if (!kind.minimum) continue;
       const vf minimum = f_load(tile[g].minimum + 32 * b + 16 * h);
+      UNROLL
       for (int t = 0; t < tokens; t++) both[g][t] = f_fnma(minimum, f_set1((float)(x[t][at].half[h] / -128)), both[g][t]);
     }
   }
+  UNROLL
   for (int g = 0; g < groups; g++)
+    UNROLL
     for (int t = 0; t < tokens; t++) sum[g][t] = f_fma(both[g][t], f_set1(x[t][at].scale), sum[g][t]);
 }
 
@@ -221,16 +229,15 @@ INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, q
   for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
 }
 
-/// As direct_block32, for Q4_K: a vector holds the same quad of two neighbouring blocks.
-INLINE void direct_q4_k(const uint8_t *group, const qk_act_block *const *x, qk_int nb, float *sums, int lines, const int tokens,
+/// As direct_block32, for Q4_K and Q5_K: a vector holds the same quad of two neighbouring blocks, one of fifth bits that of all eight.
+INLINE void direct_nibbles_k(const uint8_t *group, const qk_act_block *const *x, qk_int nb, float *sums, int lines, const int tokens,
                         const qk_type type, const quant_kind kind) {
-  (void)type;
-  const qk_int bytes = QK_ROW_GROUP * qk_block_bytes(QK_Q4_K);
+  const qk_int bytes = QK_ROW_GROUP * qk_block_bytes(type);
   float scale[16 * 8], minimum[16 * 8];
   vf sum[DIRECT_TOKENS];
   for (int t = 0; t < tokens; t++) sum[t] = f_zero();
   for (qk_int b = 0; b < nb; b += 8) {
-    const uint8_t *p = group + b / 8 * bytes, *ahead = p + TILES_AHEAD * bytes;
+    const uint8_t *p = group + b / 8 * bytes, *ahead = p + TILES_AHEAD * bytes, *fifth = p + 256, *qs = type == QK_Q5_K ? p + 768 : p + 256;
     unpack_super_scales(p, scale, minimum);
     for (int pair = 0; pair < 4; pair++) {
       const qk_int at = b + 2 * pair;
@@ -238,10 +245,15 @@ INLINE void direct_q4_k(const uint8_t *group, const qk_act_block *const *x, qk_i
       for (int t = 0; t < tokens; t++) low[t] = high[t] = i_set1(0);
 #pragma clang loop unroll(full)
       for (int j = 0; j < 8; j++) {
-        const vb v = b_load(p + 256 + 64 * (8 * pair + j));
+        const vb v = b_load(qs + 64 * (8 * pair + j));
         fetch(ahead, j, 2 * lines);
         fetch(ahead, 8 + j, 2 * lines);
-        const vb a = b_and(v, b_set1(15)), c = b_right(v, 4, 15);
+        vb a = b_and(v, b_set1(15)), c = b_right(v, 4, 15);
+        if (type == QK_Q5_K) {
+          const vb bits = b_load(fifth + 64 * j);
+          a = b_or(a, b_left(b_right(bits, 2 * pair, 1), 4, 16));
+          c = b_or(c, b_left(b_right(bits, 2 * pair + 1, 1), 4, 16));
+        }
         for (int t = 0; t < tokens; t++) {
           low[t] = i_dot(low[t], a, (int32_t)qk_load32(x[t][at].q + 4 * j), false);
           high[t] = i_dot(high[t], c, (int32_t)qk_load32(x[t][at + 1].q + 4 * j), false);
@@ -255,10 +267,60 @@ INLINE void direct_q4_k(const uint8_t *group, const qk_act_block *const *x, qk_i
   for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
 }
 
+/// As direct_block32, for Q6_K: two vectors of nibbles and one of high bits hold the same quad of four neighbouring blocks. Scales per 16 columns.
+INLINE void direct_block16_k(const uint8_t *group, const qk_act_block *const *x, qk_int nb, float *sums, int lines, const int tokens,
+                        const qk_type type, const quant_kind kind) {
+  (void)type;
+  const qk_int bytes = QK_ROW_GROUP * qk_block_bytes(QK_Q6_K);
+  vf sum[DIRECT_TOKENS];
+  UNROLL
+  for (int t = 0; t < tokens; t++) sum[t] = f_zero();
+  for (qk_int at = 0; at < nb; at += 4) {
+    const uint8_t *p = group + at / 8 * bytes, *ahead = p + TILES_AHEAD * bytes + at % 8 * 64 * lines;
+    const uint8_t *ql = p + 288 + at % 8 * 256, *qh = p + 288 + 2048 + at % 8 * 128;
+    const vf d = f_of_f16(p);
+    vf both[4][DIRECT_TOKENS];
+    for (int h = 0; h < 2; h++) {
+      vi acc[4][DIRECT_TOKENS];
+      UNROLL
+      for (int i = 0; i < 4; i++)
+        UNROLL
+        for (int t = 0; t < tokens; t++) acc[i][t] = start_of(&x[t][at + i].half[h], kind);
+#pragma clang loop unroll(full)
+      for (int j = 4 * h; j < 4 * h + 4; j++) {
+        const vb a = b_load(ql + 64 * j), b = b_load(ql + 512 + 64 * j), high = b_load(qh + 64 * j);
+        const vb v[4] = {b_or(b_and(a, b_set1(15)), b_left(high, 4, 0x30)), b_or(b_and(b, b_set1(15)), b_left(high, 2, 0x30)),
+                         b_or(b_right(a, 4, 15), b_and(high, b_set1(0x30))), b_or(b_right(b, 4, 15), b_right(high, 2, 0x30))};
+        UNROLL
+        for (int i = 0; i < 4; i++) fetch(ahead, 4 * j + i, 4 * lines);
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+          UNROLL
+          for (int i = 0; i < 4; i++) acc[i][t] = i_dot(acc[i][t], v[i], (int32_t)qk_load32(x[t][at + i].q + 4 * j), kind.wide);
+      }
+      UNROLL
+      for (int i = 0; i < 4; i++) {
+        const vf scale = f_mul(d, f_of_i8_column(column16(p + 32 + 16 * (2 * (at % 8 + i) + h))));
+        UNROLL
+        for (int t = 0; t < tokens; t++) both[i][t] = h ? f_fma(f_of_i(acc[i][t]), scale, both[i][t]) : f_mul(f_of_i(acc[i][t]), scale);
+      }
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++)
+      UNROLL
+      for (int t = 0; t < tokens; t++) sum[t] = f_fma(both[i][t], f_set1(x[t][at + i].scale), sum[t]);
+  }
+  UNROLL
+  for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
+}
+
 typedef void (*direct_function)(const uint8_t *, const qk_act_block *const *, qk_int, qk_int, float *, int);
 
+/// Tokens of a pass in registers: the sums of Q6_K's four blocks leave room for few.
+INLINE int direct_tokens(qk_type type) { return type != QK_Q6_K ? DIRECT_TOKENS : DIRECT_TOKENS / 2; }
+
 #define DIRECT_STEP(n, body, type) \
-  if (n <= DIRECT_TOKENS) body(group, x, nb, sums, lines, n <= DIRECT_TOKENS ? n : 1, type, kind)
+  if (n <= direct_tokens(type)) body(group, x, nb, sums, lines, n <= direct_tokens(type) ? n : 1, type, kind)
 #define DIRECT_MATMUL(name, body, type, ...)                                                                                         \
   static void name(const uint8_t *group, const qk_act_block *const *x, qk_int tokens, qk_int nb, float *sums, int lines) {           \
     const quant_kind kind = {__VA_ARGS__};                                                                                           \
@@ -268,16 +330,22 @@ DIRECT_MATMUL(direct_q4_0, direct_block32, QK_Q4_0, .shift = 4)
 DIRECT_MATMUL(direct_q5_0, direct_block32, QK_Q5_0, .shift = 3)
 DIRECT_MATMUL(direct_q4_1, direct_block32, QK_Q4_1, .minimum = true)
 DIRECT_MATMUL(direct_q5_1, direct_block32, QK_Q5_1, .minimum = true)
-DIRECT_MATMUL(direct_q4_k_tokens, direct_q4_k, QK_Q4_K, .minimum = true)
+DIRECT_MATMUL(direct_q4_k, direct_nibbles_k, QK_Q4_K, .minimum = true)
+DIRECT_MATMUL(direct_q5_k, direct_nibbles_k, QK_Q5_K, .minimum = true)
+DIRECT_MATMUL(direct_q6_k, direct_block16_k, QK_Q6_K, .shift = 2, .sub = 16)
 
-/// For up to twice DIRECT_TOKENS tokens; NULL: by way of an unpacked tile.
-static direct_function direct_function_for(qk_type type) {
+/// What multiplies `tokens` tokens without an unpacked tile, in one or two passes; NULL: nothing that is faster.
+static direct_function direct_function_for(qk_type type, qk_int tokens) {
+  const int passes = type == QK_Q5_K ? 1 : 2;  // its bits are put together anew in each
+  if (tokens > passes * direct_tokens(type)) return NULL;
   switch (type) {
     case QK_Q4_0: return direct_q4_0;
     case QK_Q5_0: return direct_q5_0;
     case QK_Q4_1: return direct_q4_1;
     case QK_Q5_1: return direct_q5_1;
-    case QK_Q4_K: return direct_q4_k_tokens;
+    case QK_Q4_K: return direct_q4_k;
+    case QK_Q5_K: return direct_q5_k;
+    case QK_Q6_K: return DIRECT_TOKENS >= 4 ? direct_q6_k : NULL;  // 32 registers
     default: return NULL;
   }
 }
@@ -315,12 +383,12 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
   }
 }
 
-/// As quantised_tiles for at most twice DIRECT_TOKENS tokens, weights unpacked in registers.
+/// As quantised_tiles for few tokens, weights unpacked in registers.
 static void quantised_direct(const qk_matrix *w, direct_function direct, qk_int begin, qk_int end, const qk_act_block *const *x, qk_int count,
                              float *y, qk_int y_stride, uint8_t *scratch) {
   float *sums = (float *)scratch;
   const qk_int nb = w->columns / 32, tile_bytes = QK_ROW_GROUP * qk_row_bytes(w->type, 256);
-  const qk_int half = count <= DIRECT_TOKENS ? count : (count + 1) / 2;
+  const qk_int half = count <= direct_tokens(w->type) ? count : (count + 1) / 2;
   for (qk_int i = begin; i < end; i += QK_ROW_GROUP) {
     const uint8_t *group = (const uint8_t *)w->data + i * w->row_bytes;
     direct(group, x, half, nb, sums, (int)(tile_bytes / 512) + 1);
@@ -332,7 +400,6 @@ static void quantised_direct(const qk_matrix *w, direct_function direct, qk_int 
 static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const void *activations, const int32_t *index, qk_int tokens,
                              float *y, qk_int y_stride, void *scratch) {
   const qk_int x_bytes = qk_activation_bytes(QK_ACT_Q8, w->columns);
-  const direct_function direct = direct_function_for(w->type);
   qk_int passes = (tokens + TOKEN_BLOCK - 1) / TOKEN_BLOCK, count;
   for (qk_int t0 = 0; t0 < tokens; t0 += count, passes--) {
     count = (tokens - t0 + passes - 1) / passes;
@@ -340,9 +407,10 @@ static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const
     for (qk_int t = 0; t < count; t++)
       x[t] = (const qk_act_block *)((const uint8_t *)activations + (index ? index[t0 + t] : t0 + t) * x_bytes);
     float *out = y + t0 * y_stride;
+    const direct_function direct = direct_function_for(w->type, count);
     if (w->columns < 32)
       for (qk_int t = 0; t < count; t++) memset(out + t * y_stride + begin, 0, (size_t)(end - begin) * 4);
-    else if (direct && count <= 2 * DIRECT_TOKENS) quantised_direct(w, direct, begin, end, x, count, out, y_stride, scratch);
+    else if (direct) quantised_direct(w, direct, begin, end, x, count, out, y_stride, scratch);
     else quantised_tiles(w, begin, end, x, count, out, y_stride, scratch);
   }
 }
