@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAUSES_PER_LOOK = 32, CACHE_LINE = 64, MOST_SPANS = 8 };
+enum { PAUSES_PER_LOOK = 2, CACHE_LINE = 64, MOST_SPANS = 8 };
 
 /// Jobs that nobody took yet: the first in the low half, the end in the high half.
 typedef struct job_span {
