@@ -182,10 +182,11 @@ static quant_function quant_function_for(qk_type type, int *shift) {
 }
 
 enum { Q8_0_BLOCKS = 8 };
-/// How far ahead weights are fetched, in tiles of 256 columns, into the second-level cache. The arithmetic of several tokens takes so long
-/// that the hardware's own prefetch stops at every page [M: 2 cores, Q8_0 2048x2048, 8 tokens: 28.7 GB/s with one tile into the first level,
-/// 37.6 with two into the second; Q4_K, 1 token: 25 without, 32 with].
-enum { TILES_AHEAD = 2 };
+/// How far ahead weights are fetched into the second-level cache: AHEAD_BYTES for one row group at a time, TILES_AHEAD tiles of 256 columns for
+/// a pair of them. The arithmetic of several tokens takes so long that the hardware's own prefetch stops at every page [M: 2 cores, Q8_0
+/// 2048x2048, 8 tokens: 28.7 GB/s with one tile into the first level, 37.6 with two into the second; one core of Zen 5, Q4_K from memory, 1 and
+/// 3 tokens: 36.5 and 30.5 GB/s with 3.5 KiB, 37.7 and 32.5 with 4.5, 38.3 and 36 with 6, no more with 6.5].
+enum { TILES_AHEAD = 2, AHEAD_BYTES = 6144 };
 
 /// Quads j and j + 4 of a block of 32.
 INLINE void quad_pair32(qk_type type, const uint8_t *qs, vb high, int j, vb *low_quad, vb *high_quad) {
@@ -205,7 +206,7 @@ INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, q
   vf sum[DIRECT_TOKENS];
   for (int t = 0; t < tokens; t++) sum[t] = f_zero();
   for (qk_int b = 0; b < nb; b++) {
-    const uint8_t *p = group + b * bytes, *ahead = p + 8 * TILES_AHEAD * bytes;
+    const uint8_t *p = group + b * bytes, *ahead = p + AHEAD_BYTES;
     const vf scale = f_of_f16(p), minimum = kind.minimum ? f_sub(f_zero(), f_of_f16(p + 32)) : scale;
     p += kind.minimum ? 64 : 32;
     const vb high = has_fifth ? b_load(p) : b_set1(0);
@@ -237,7 +238,7 @@ INLINE void direct_nibbles_k(const uint8_t *group, const qk_act_block *const *x,
   vf sum[DIRECT_TOKENS];
   for (int t = 0; t < tokens; t++) sum[t] = f_zero();
   for (qk_int b = 0; b < nb; b += 8) {
-    const uint8_t *p = group + b / 8 * bytes, *ahead = p + TILES_AHEAD * bytes, *fifth = p + 256, *qs = type == QK_Q5_K ? p + 768 : p + 256;
+    const uint8_t *p = group + b / 8 * bytes, *ahead = p + AHEAD_BYTES, *fifth = p + 256, *qs = type == QK_Q5_K ? p + 768 : p + 256;
     unpack_super_scales(p, scale, minimum);
     for (int pair = 0; pair < 4; pair++) {
       const qk_int at = b + 2 * pair;
@@ -276,7 +277,7 @@ INLINE void direct_block16_k(const uint8_t *group, const qk_act_block *const *x,
   UNROLL
   for (int t = 0; t < tokens; t++) sum[t] = f_zero();
   for (qk_int at = 0; at < nb; at += 4) {
-    const uint8_t *p = group + at / 8 * bytes, *ahead = p + TILES_AHEAD * bytes + at % 8 * 64 * lines;
+    const uint8_t *p = group + at / 8 * bytes, *ahead = p + AHEAD_BYTES + at % 8 * 64 * lines;
     const uint8_t *ql = p + 288 + at % 8 * 256, *qh = p + 288 + 2048 + at % 8 * 128;
     const vf d = f_of_f16(p);
     vf both[4][DIRECT_TOKENS];
@@ -372,9 +373,10 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
         tile[g] = unpack_tile(w->type, group + g * group_bytes, first, blocks, scratch + g * TILE_BYTES, scales + 2 * g * SCALES,
                               scales + (2 * g + 1) * SCALES);
       // Beyond a group's last tile, the first ones of the group that is next; of two, of the next two.
-      const qk_int ahead = first / 8 + TILES_AHEAD, beyond = groups > 1 && 8 * ahead >= nb ? group_bytes : 0;
+      const qk_int tile_at = first / 8 * tile_bytes, ahead = groups > 1 ? TILES_AHEAD * tile_bytes : AHEAD_BYTES;
+      const qk_int beyond = groups > 1 && first + 8 * TILES_AHEAD >= nb ? group_bytes : 0;
       fetch_plan plan = {.lines = (int)(tile_bytes / 512) + 1};
-      for (int g = 0; g < 2; g++) plan.at[g] = group + g * group_bytes + beyond + ahead * tile_bytes;
+      for (int g = 0; g < 2; g++) plan.at[g] = group + g * group_bytes + beyond + tile_at + ahead;
       plan.stride = 64 * plan.lines;
       run(tile, groups, x, count, first, blocks, sums, &plan, shift);
     }
