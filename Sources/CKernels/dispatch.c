@@ -77,7 +77,9 @@ qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_wi
 // weights stream.
 // Of a gated pair, a job's products of some tokens at a time wait for each other in the worker's scratch.
 enum { GATED_ROWS = 256, GATED_STEP = 32, GATED_TOKENS = 72 };
-enum { JOBS_PER_THREAD = 20, LEAST_JOB_BYTES = 8 << 10, MOST_JOB_BYTES = 1 << 20, MOST_ROWS_OF_MANY = 128, MANY_TOKENS = 32, FEW_TOKENS = 4, PAIR_TOKENS = 8 };
+enum { JOBS_PER_THREAD = 20, LEAST_JOB_BYTES = 8 << 10, MOST_JOB_BYTES = 1 << 20, MOST_ROWS_OF_MANY = 128, MANY_TOKENS = 32, FEW_TOKENS = 4 };
+// More tokens than this are multiplied with two row groups at a time where the registers allow it: jobs are whole pairs then.
+enum { ONE_GROUP_TOKENS = 8, PAIR_ROWS = 2 * QK_ROW_GROUP };
 
 typedef struct matmul_run {
   qk_pool *pool;
@@ -94,7 +96,7 @@ static qk_int row_bytes(const qk_matmul_task *t) { return at_least(t->w->row_byt
 static qk_int row_work(const qk_matmul_task *t) { return row_bytes(t) * at_least(t->tokens, FEW_TOKENS); }
 
 static qk_int rows_per_job(const qk_matmul_task *t, qk_int work_per_job) {
-  const qk_int step = t->up ? GATED_STEP : t->tokens > PAIR_TOKENS ? 2 * QK_ROW_GROUP : QK_ROW_GROUP, bytes = row_bytes(t);
+  const qk_int step = t->up ? GATED_STEP : t->tokens > ONE_GROUP_TOKENS ? PAIR_ROWS : QK_ROW_GROUP, bytes = row_bytes(t);
   const qk_int most_rows = t->tokens > MANY_TOKENS ? MOST_ROWS_OF_MANY : t->up ? GATED_ROWS : t->w->rows, most = at_most(MOST_JOB_BYTES / bytes, most_rows);
   const qk_int rows = at_least(at_most(work_per_job / row_work(t), most), LEAST_JOB_BYTES / bytes);
   const qk_int job = at_least((rows + step - 1) / step, 1) * step;

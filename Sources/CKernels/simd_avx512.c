@@ -17,6 +17,8 @@ QK_STRICT_FLOAT
 #include "simd_body_vector.h"
 #include "simd_body_exact.h"
 #include "simd_body_unpack.h"
+#include "simd_body_quant.h"
+#include "simd_body_direct.h"
 #include "simd_body_fast.h"
 #include "simd_body_plain.h"
 #include "simd_body_cache.h"

@@ -32,7 +32,7 @@ INLINE void score_micro(const uint32_t *q, const uint8_t *const *keys, qk_int pa
   for (qk_int k = 0; k < pairs; k += LINE_PAIRS, q += LINE_PAIRS * BLOCK_ROWS) {
     if (ahead)
       for (int i = 0; i < SCORE_LINES; i++) _mm_prefetch((const char *)ahead + 4 * k * SCORE_LINES + 64 * i, _MM_HINT_T1);
-#pragma clang loop unroll(full)
+    UNROLL
     for (int j = 0; j < LINE_PAIRS; j += KEY_CHAINS)
       for (int c = 0; c < KEY_CHAINS; c++) {
         const vi rows = i_load(q + (j + c) * BLOCK_ROWS);

@@ -9,18 +9,14 @@ INLINE int32_t largest_bits(const float *x, qk_int count) {
   return i_hmax(largest);
 }
 
+INLINE vf add_square(vf sum, vf v) { return f_add(sum, f_mul(v, v)); }
+
 /// Squares of x * factor in 16 chains, folded in a fixed order: the scalar variant does the same.
 INLINE float sum_of_squares(const float *x, qk_int count, vf factor) {
   vf sum = f_zero();
   qk_int i = 0;
-  for (; i + 16 <= count; i += 16) {
-    const vf v = f_mul(f_load(x + i), factor);
-    sum = f_add(sum, f_mul(v, v));
-  }
-  if (i < count) {
-    const vf v = f_mul(f_loadn(x + i, count - i), factor);
-    sum = f_add(sum, f_mul(v, v));
-  }
+  for (; i + 16 <= count; i += 16) sum = add_square(sum, f_mul(f_load(x + i), factor));
+  if (i < count) sum = add_square(sum, f_mul(f_loadn(x + i, count - i), factor));
   return f_sum(sum);
 }
 

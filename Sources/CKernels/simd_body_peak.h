@@ -8,7 +8,7 @@ static qk_int v_peak_int8(qk_int rounds) {
   vb w = b_set1(1);
   for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_set1(i);
   for (qk_int n = 0; n < rounds; n++) {
-#pragma clang loop unroll(full)
+    UNROLL
     for (int i = 0; i < PEAK_CHAINS; i++) {
       b_opaque(&w);  // else what the sums share would be done once
       sum[i] = i_dot(sum[i], w, 0x01010101, false);
@@ -44,7 +44,7 @@ static qk_int v_peak_int16(qk_int rounds) {
   vi ones = i_set1(0x00010001);
   for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_set1(i);
   for (qk_int n = 0; n < rounds; n++) {
-#pragma clang loop unroll(full)
+    UNROLL
     for (int i = 0; i < PEAK_CHAINS; i++) {
       b_opaque(&ones);
       sum[i] = i_dot16_alone(sum[i], ones, ones);

@@ -13,7 +13,8 @@ typedef struct attention_scratch {
   float *part_m, *part_l, *part_u;
 } attention_scratch;
 
-static attention_scratch carve(void *scratch, const attention_run *run, qk_int value_width) {
+/// Also tells the run where its queries are, or were left by the call before.
+static attention_scratch carve(void *scratch, attention_run *run, qk_int value_width) {
   const qk_int size = run->integers ? 2 : 4, rows = padded(run->rows, 16), width = padded(value_width, VALUE_PANEL);
   attention_scratch s;
   uint8_t *at = scratch;
@@ -28,6 +29,7 @@ static attention_scratch carve(void *scratch, const attention_run *run, qk_int v
   s.part_m = (float *)at, at += 4 * rows;
   s.part_l = (float *)at, at += 4 * rows;
   s.part_u = (float *)at;
+  run->q = s.queries, run->q_scale = s.q_scale, run->q_rest_scale = s.q_rest_scale, run->seen = s.seen;
   return s;
 }
 
@@ -38,7 +40,7 @@ static void put_row(const float *x, qk_int count, qk_int width, float *out) {
 }
 
 /// Queries of a main part and a rest of the widths given, 16 rows at a time: as integers they become a panel.
-static void put_queries16(attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
+static void put_queries16(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
   for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
     const uint32_t *rows[BLOCK_ROWS];
     for (qk_int i = 0; i < BLOCK_ROWS; i++) {
@@ -57,13 +59,7 @@ static void put_queries16(attention_run *run, const float *q, qk_int stride, qk_
   }
 }
 
-/// Where put_queries left them.
-static void find_queries(attention_run *run, const attention_scratch *s) {
-  run->q = s->queries, run->q_scale = s->q_scale, run->q_rest_scale = s->q_rest_scale, run->seen = s->seen;
-}
-
-static void put_queries(attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
-  find_queries(run, s);
+static void put_queries(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
   if (run->integers) put_queries16(run, q, stride, main, rest, s);
   else
     for (qk_int i = 0; i < run->rows; i++) put_row(q + i * stride, main + rest, run->key_width, (float *)s->queries + i * run->key_width);
@@ -182,7 +178,6 @@ static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
   const attention_scratch s = carve(scratch, &run, c);
   const qk_softmax_state part = {.m = s.part_m, .l = s.part_l, .u = s.part_u, .u_stride = padded(c, 16)};
   if (!a->same_queries) put_queries(&run, a->q, a->q_stride, c, r, &s);
-  else find_queries(&run, &s);
   qk_int done = smaller(end, (a->begin / QK_SPLIT + 1) * QK_SPLIT);
   latent_split(&run, a, a->begin, done, end, a->state, &s);
   while (done < end) {

@@ -85,6 +85,9 @@ INLINE void unpack_q4_k(const uint8_t *p, uint8_t *out, float *scale, float *min
     }
 }
 
+/// Bit n of each byte -> 16 where it is set.
+INLINE vb fifth_bit(vb bits, int n) { return b_left(b_right(bits, n, 1), 4, 16); }
+
 INLINE void unpack_q5_k(const uint8_t *p, uint8_t *out, float *scale, float *minimum) {
   unpack_super_scales(p, scale, minimum);
   const uint8_t *qh = p + 256, *qs = p + 768;
@@ -92,12 +95,19 @@ INLINE void unpack_q5_k(const uint8_t *p, uint8_t *out, float *scale, float *min
     const vb h = b_load(qh + 64 * j);
     for (int t = 0; t < 4; t++) {
       const vb v = b_load(qs + 64 * (8 * t + j));
-      const vb even = t < 2 ? b_left(h, 4 - 2 * t, 16) : b_right(h, 2 * t - 4, 16);
-      const vb odd = t < 2 ? b_left(h, 3 - 2 * t, 16) : b_right(h, 2 * t - 3, 16);
-      b_store(out + 64 * (16 * t + j), b_or(b_and(v, b_set1(15)), even));
-      b_store(out + 64 * (16 * t + 8 + j), b_or(b_right(v, 4, 15), odd));
+      b_store(out + 64 * (16 * t + j), b_or(b_and(v, b_set1(15)), fifth_bit(h, 2 * t)));
+      b_store(out + 64 * (16 * t + 8 + j), b_or(b_right(v, 4, 15), fifth_bit(h, 2 * t + 1)));
     }
   }
+}
+
+/// The same quad of four neighbouring blocks, from two vectors of nibbles 512 bytes apart and one of high bits.
+INLINE void quads_q6_k(const uint8_t *ql, const uint8_t *qh, vb *v) {
+  const vb a = b_load(ql), b = b_load(ql + 512), high = b_load(qh);
+  v[0] = b_or(b_and(a, b_set1(15)), b_left(high, 4, 0x30));
+  v[1] = b_or(b_and(b, b_set1(15)), b_left(high, 2, 0x30));
+  v[2] = b_or(b_right(a, 4, 15), b_and(high, b_set1(0x30)));
+  v[3] = b_or(b_right(b, 4, 15), b_right(high, 2, 0x30));
 }
 
 INLINE void unpack_q6_k(const uint8_t *p, uint8_t *out, float *scale) {
@@ -106,12 +116,9 @@ INLINE void unpack_q6_k(const uint8_t *p, uint8_t *out, float *scale) {
   const uint8_t *ql = p + 288, *qh = ql + 2048;
   for (int h = 0; h < 2; h++)
     for (int j = 0; j < 8; j++) {
-      const vb a = b_load(ql + 64 * (16 * h + j)), b = b_load(ql + 64 * (16 * h + 8 + j)), high = b_load(qh + 64 * (8 * h + j));
-      uint8_t *at = out + 64 * (32 * h + j);
-      b_store(at, b_or(b_and(a, b_set1(15)), b_left(high, 4, 0x30)));
-      b_store(at + 512, b_or(b_and(b, b_set1(15)), b_left(high, 2, 0x30)));
-      b_store(at + 1024, b_or(b_right(a, 4, 15), b_and(high, b_set1(0x30))));
-      b_store(at + 1536, b_or(b_right(b, 4, 15), b_right(high, 2, 0x30)));
+      vb v[4];
+      quads_q6_k(ql + 64 * (16 * h + j), qh + 64 * (8 * h + j), v);
+      for (int i = 0; i < 4; i++) b_store(out + 64 * (32 * h + 8 * i + j), v[i]);
     }
 }
 

@@ -1,10 +1,10 @@
 // Private: helpers over the primitives of simd_avx2.h / simd_avx512.h that look the same for every ISA.
 // Included inside a target attribute region.
 
-/// step(n, ...) for the n = 1 ... 8 that `count` is, so that loops over n can be unrolled.
 /// Loops over sums in registers, of lengths known when compiled: left as loops, the sums would be arrays in memory.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
+/// step(n, ...) for the n = 1 ... 8 that `count` is, so that loops over n can be unrolled.
 #define FOR_COUNT(count, step, ...)               \
   switch (count) {                                \
     case 1: step(1 __VA_OPT__(,) __VA_ARGS__); break; \

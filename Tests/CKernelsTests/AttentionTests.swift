@@ -70,8 +70,8 @@ private final class State {
   }
 }
 
-/// `after`: the scratch of a call for the same queries.
 /// The absorbed form for tokens at first ..< first + tokens, queries row-major [tokens * heads][c + r].
+/// `after`: the scratch of a call for the same queries.
 private func latent(
   _ k: UnsafePointer<qk_kernels>, _ cache: Cache, _ q: ArraySlice<Float>, heads: Int, first: Int, keys: Range<Int>? = nil, exact: Bool,
   after: Memory? = nil
