@@ -13,6 +13,7 @@ struct LatentCache: ~Copyable {
   private let ropeWidth: Int
   private let layerBytes: Int
   private let memory: MappedMemory
+  private let population: CachePopulation
 
   init(
     _ shape: Hyperparameters, type: CacheType, blockTokens: Int, blockCount: Int, memoryNodes: [Int32] = []
@@ -30,13 +31,23 @@ struct LatentCache: ~Copyable {
     ropeWidth = shape.ropeDim
     rowBytes = row
     layerBytes = bytes
+    population = CachePopulation(
+      base: memory.base, layerCount: shape.layerCount, layerBytes: bytes, blockBytes: blockTokens * row)
   }
+
+  deinit { population.stop() }
 
   static func rowBytes(_ shape: Hyperparameters, _ type: CacheType) -> Int {
     qk_cache_row_bytes(type.kernelType, shape.latentRank, shape.ropeDim)
   }
 
   var interleaveErrno: Int32 { memory.interleaveErrno }
+
+  /// From now on memory is there before its blocks are used.
+  func startPopulation() { population.start() }
+
+  /// A step uses `block`.
+  func use(block: Int) { population.use(block: block) }
 
   func base(layer: Int) -> UnsafeMutableRawPointer { memory.base + layer * layerBytes }
 

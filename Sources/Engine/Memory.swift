@@ -30,6 +30,11 @@ struct MappedMemory: ~Copyable {
   /// Has the pages there before they are needed, so that the first request does not pay for them. Advice only: kernels before 5.14 cannot.
   func populate() { madvise(base, byteCount, adviceToPopulate) }
 
+  /// The same for whole pages of any mapping; false if the kernel did not.
+  static func populate(from begin: UInt, to end: UInt) -> Bool {
+    madvise(UnsafeMutableRawPointer(bitPattern: begin), Int(end - begin), adviceToPopulate) == 0
+  }
+
   deinit { munmap(base, byteCount) }
 }
 

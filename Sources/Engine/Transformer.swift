@@ -72,6 +72,7 @@ package final class Transformer {
     self.weights = weights
     self.cache = cache
     self.scratchMemory = scratchMemory
+    self.cache.startPopulation()
   }
 
   deinit { load.deallocate() }
@@ -92,6 +93,8 @@ package final class Transformer {
       if let problem = limits.problem(tokens: tokens, tables: tables, entries: entries) { preconditionFailure(problem.description) }
       guard !tokens.isEmpty, let tables = tables.baseAddress else { return UnsafeBufferPointer(start: nil, count: 0) }
       log.start()
+      // A table's last block is its newest, so the highest of those that were never used before.
+      for entry in entries where !entry.blockTable.isEmpty { cache.use(block: Int(tables[entry.blockTable.upperBound - 1])) }
       var step = Step(tokens: tokens, tables: tables, entries: entries)
       step.prepare(
         scratch, rotary, blockTokens: plan.blockTokens, ropeDim: hyperparameters.ropeDim, threads: pool.threads,

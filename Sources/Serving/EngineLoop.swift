@@ -47,19 +47,12 @@ package final class EngineLoop: @unchecked Sendable {
     let result = pthread_create(
       &handle, &attributes,
       { @Sendable raw in
-        EngineLoop.nameThread()
+        nameThread("engine")
         if let raw { Unmanaged<Start>.fromOpaque(raw).takeRetainedValue().run() }
         return nil
       }, Unmanaged.passRetained(start).toOpaque())
     precondition(result == 0, "the system refused the engine thread")
     thread.withLock { $0 = handle }
-  }
-
-  /// For `top -H` and debuggers. (Swift's Glibc module lacks pthread_setname_np.)
-  private static func nameThread() {
-    guard let file = fopen("/proc/thread-self/comm", "w") else { return }
-    fputs("engine", file)
-    fclose(file)
   }
 
   package func submit(_ submission: Submission) { inbox.post(.submit(submission)) }

@@ -1,0 +1,111 @@
+// A thread that has the latent cache's memory there before its blocks are used. The kernel clears a page, and a virtual machine's host
+// may first have to find it, when the page is touched first: up to 7 ms per 2 MiB, in every layer at once, in the middle of a step
+// that streams wait for. Blocks are used lowest first (BlockPool), so it is enough to stay ahead of the highest one.
+
+import Dispatch
+import Glibc
+import Synchronization
+
+/// Populates `[layer][byte]` memory piece by piece, all layers at the same pace, a margin ahead of the blocks in use. It changes no
+/// byte, so it may run beside anything.
+final class CachePopulation: Sendable {
+  /// Memory of all layers together that is there beyond the highest block used: some ten thousand tokens that come faster than pages are cleared.
+  static let defaultMarginBytes = 512 << 20
+  /// A huge page: what the kernel clears at once in any case.
+  static let pieceBytes = 2 << 20
+
+  let layerCount: Int
+  let layerBytes: Int
+  let blockBytes: Int
+  private let marginBytes: Int  // of one layer
+  private let base: UInt
+  private let wanted = Atomic<Int>(0)  // pieces of all layers together
+  private let populated = Atomic<Int>(0)
+  private let isEnding = Atomic<Bool>(false)
+  private let signal = DispatchSemaphore(value: 0)
+  private let thread = Mutex<pthread_t?>(nil)
+
+  /// `base`: the first layer's first byte; `layerBytes` are a layer's, `blockBytes` a block's in one layer, `marginBytes` those of all
+  /// layers together. The memory must stay mapped until `stop` has returned.
+  init(
+    base: UnsafeMutableRawPointer, layerCount: Int, layerBytes: Int, blockBytes: Int, marginBytes: Int = CachePopulation.defaultMarginBytes
+  ) {
+    self.base = UInt(bitPattern: base)
+    self.layerCount = layerCount
+    self.layerBytes = layerBytes
+    self.blockBytes = blockBytes
+    // At least two pieces: one that a layer may be behind, one for the blocks of the step that asks.
+    self.marginBytes = max(marginBytes / layerCount, 2 * Self.pieceBytes)
+  }
+
+  /// Pieces that are there. Tests wait for it.
+  var populatedPieces: Int { populated.load(ordering: .acquiring) }
+
+  /// Pieces of the whole cache.
+  var pieceCount: Int { layerCount * ((layerBytes + Self.pieceBytes - 1) / Self.pieceBytes) }
+
+  /// Pieces that should be there once `block` is in use: what it and the lower ones take in all layers, and the margin. One more with
+  /// every 2 MiB, not one per layer at once: the margin bears the layers that are behind the others by one.
+  func piecesNeeded(block: Int) -> Int {
+    let bytes = min((block + 1) * blockBytes + marginBytes, layerBytes)
+    return bytes == layerBytes ? pieceCount : (bytes * layerCount + Self.pieceBytes - 1) / Self.pieceBytes
+  }
+
+  /// Starts the thread and populates the margin. Without a thread everything works: steps then wait for the kernel themselves.
+  func start() {
+    var handle = pthread_t()
+    let code = pthread_create(
+      &handle, nil,
+      { @Sendable raw in
+        if let raw { Unmanaged<CachePopulation>.fromOpaque(raw).takeRetainedValue().run() }
+        return nil
+      }, Unmanaged.passRetained(self).toOpaque())
+    guard code == 0 else { return Unmanaged.passUnretained(self).release() }
+    thread.withLock { $0 = handle }
+    use(block: -1)
+  }
+
+  /// A step uses `block`. From one thread; allocates nothing, and wakes the thread only when a further piece is needed.
+  func use(block: Int) {
+    let needed = piecesNeeded(block: block)
+    guard needed > wanted.load(ordering: .relaxed) else { return }
+    wanted.store(needed, ordering: .relaxed)
+    signal.signal()
+  }
+
+  /// Ends the thread and waits for it. The memory may then go.
+  func stop() {
+    isEnding.store(true, ordering: .relaxed)
+    signal.signal()
+    let handle = thread.withLock { handle -> pthread_t? in
+      defer { handle = nil }
+      return handle
+    }
+    if let handle { pthread_join(handle, nil) }
+  }
+
+  private func run() {
+    nameThread("cache memory")
+    var next = 0
+    while true {
+      while next < wanted.load(ordering: .relaxed) {
+        guard !isEnding.load(ordering: .relaxed), populate(piece: next) else { return }
+        next += 1
+        populated.store(next, ordering: .releasing)
+      }
+      signal.wait()
+      if isEnding.load(ordering: .relaxed) { return }
+    }
+  }
+
+  /// False if the kernel cannot (before 5.14) or has no memory left: then it is left to the first touch.
+  private func populate(piece: Int) -> Bool {
+    let offset = piece / layerCount * Self.pieceBytes
+    let layer = base + UInt(piece % layerCount * layerBytes)
+    let begin = (layer + UInt(offset)) / Self.pageBytes * Self.pageBytes
+    let end = layer + UInt(min(offset + Self.pieceBytes, layerBytes))
+    return MappedMemory.populate(from: begin, to: end)
+  }
+
+  private static let pageBytes: UInt = 1 << 12
+}
