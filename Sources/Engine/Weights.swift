@@ -48,12 +48,16 @@ struct Weights: ~Copyable {
     let shape = model.hyperparameters
     layers = .allocate(capacity: shape.layerCount)
     progress?(0, plan.sourceBytes)
-    if options.compute == .fast { model.adviseSequential() }
+    if options.compute == .fast {
+      model.adviseSequential()
+      Self.readAhead(model, of: 0)
+    }
     globals = builder.globals(of: model)
     Self.load(&builder, pool)
     progress?(builder.sourceBytes, plan.sourceBytes)
     for index in 0..<shape.layerCount {
       let tensors = model.layer(index)
+      if options.compute == .fast { Self.readAhead(model, of: index + 1) }
       layers.initializeElement(at: index, to: builder.layer(tensors, shape))
       Self.load(&builder, pool)
       if options.compute == .fast { tensors.forEachMatrix { model.release($0) } }
@@ -67,6 +71,12 @@ struct Weights: ~Copyable {
   deinit { layers.deallocate() }
 
   var interleaveErrno: Int32 { memory.interleaveErrno }
+
+  /// The disk reads a layer while the one before is packed.
+  private static func readAhead(_ model: ModelFile, of index: Int) {
+    guard index < model.hyperparameters.layerCount else { return }
+    model.layer(index).forEachMatrix { model.prefetch($0) }
+  }
 
   private static func load(_ builder: inout WeightBuilder, _ pool: borrowing WorkerPool) {
     qe_run_load(pool.workers, builder.pieces, builder.pieces.count)
