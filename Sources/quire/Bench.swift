@@ -74,9 +74,10 @@ struct Bench: ParsableCommand {
     }
     progress.finish()
     let limits = json || stages ? loaded.transformer.measureLimits() : nil
+    if let limits { results = results.map { $0.against(limits) } }
     if json { return try printJSON(loaded, results, limits) }
     printTable(loaded, results)
-    if let limits { printStages(results, limits) }
+    if let limits { RooflineTable(limits: limits).print(results) }
   }
 
   private func printTable(_ loaded: LoadedModel, _ results: [BenchResult]) {
@@ -92,34 +93,6 @@ struct Bench: ParsableCommand {
       Terminal.print(columns.joined(separator: " "))
     }
   }
-
-  /// Per stage: time, share of the step, and how near memory and arithmetic are to what the machine can do (int8 rate; int16 for attention).
-  private func printStages(_ results: [BenchResult], _ limits: MachineLimits) {
-    Terminal.print(
-      "\nlimits measured: memory \(rounded(limits.bytesPerSecond / 1e9)) GB/s, int8 \(rounded(limits.int8PerSecond / 1e9)) GOP/s, "
-        + "int16 \(rounded(limits.int16PerSecond / 1e9)) GOP/s, bf16 \(rounded(limits.bf16PerSecond / 1e9)) GFLOP/s")
-    for r in results {
-      Terminal.print(
-        "\n\(r.kind) prompt \(r.promptTokens), depth \(r.depth), batch \(r.batch): \(rounded(r.secondsPerStep * 1e3)) ms per step")
-      Terminal.print("  stage                       ms    share     GB/s   memory   GOP/s     rate")
-      for stage in r.stages where stage.secondsPerStep > 0 {
-        let bandwidth = stage.bytesPerStep / stage.secondsPerStep
-        let rate = stage.operationsPerStep / stage.secondsPerStep
-        let peak = stage.stage == Stage.attention.name ? limits.int16PerSecond : limits.int8PerSecond
-        let columns = [
-          left(stage.stage, 22), right("\(rounded(stage.secondsPerStep * 1e3))", 8), right(percent(stage.share), 8),
-          right(stage.bytesPerStep > 0 ? "\(rounded(bandwidth / 1e9))" : "", 8),
-          right(stage.bytesPerStep > 0 ? percent(bandwidth / max(limits.bytesPerSecond, 1)) : "", 8),
-          right(stage.operationsPerStep > 0 ? "\(rounded(rate / 1e9))" : "", 7),
-          right(stage.operationsPerStep > 0 ? percent(rate / max(peak, 1)) : "", 8),
-        ]
-        Terminal.print("  " + columns.joined(separator: " "))
-      }
-      Terminal.print("  " + left("accounted for", 22) + " " + right("", 8) + " " + right(percent(r.stages.reduce(0) { $0 + $1.share }), 8))
-    }
-  }
-
-  private func percent(_ share: Double) -> String { "\(Int((share * 100).rounded())) %" }
 
   private func printJSON(_ loaded: LoadedModel, _ results: [BenchResult], _ limits: MachineLimits?) throws {
     try BenchReport(machine: BenchMachine(loaded, limits: limits), model: BenchModel(loaded), results: results).print()

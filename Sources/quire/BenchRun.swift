@@ -15,6 +15,8 @@ struct BenchResult: Encodable {
   let secondsPerStep: Double
   /// Where the median run's time went; `share` is of the whole time, scheduler and sampler included.
   let stages: [BenchStage]
+  /// 0...1; only where the machine's limits were measured.
+  var shareOfBound: Double?
 }
 
 /// One stage of all steps of a run, per step.
