@@ -53,14 +53,7 @@ final class CachePopulation: Sendable {
 
   /// Starts the thread and populates the margin. Without a thread everything works: steps then wait for the kernel themselves.
   func start() {
-    var handle = pthread_t()
-    let code = pthread_create(
-      &handle, nil,
-      { @Sendable raw in
-        if let raw { Unmanaged<CachePopulation>.fromOpaque(raw).takeRetainedValue().run() }
-        return nil
-      }, Unmanaged.passRetained(self).toOpaque())
-    guard code == 0 else { return Unmanaged.passUnretained(self).release() }
+    let handle = startThread(name: "cache memory", stackBytes: 1 << 20) { self.run() }
     thread.withLock { $0 = handle }
     use(block: -1)
   }
@@ -85,7 +78,6 @@ final class CachePopulation: Sendable {
   }
 
   private func run() {
-    nameThread("cache memory")
     var next = 0
     while true {
       while next < wanted.load(ordering: .relaxed) {
@@ -102,10 +94,6 @@ final class CachePopulation: Sendable {
   private func populate(piece: Int) -> Bool {
     let offset = piece / layerCount * Self.pieceBytes
     let layer = base + UInt(piece % layerCount * layerBytes)
-    let begin = (layer + UInt(offset)) / Self.pageBytes * Self.pageBytes
-    let end = layer + UInt(min(offset + Self.pieceBytes, layerBytes))
-    return MappedMemory.populate(from: begin, to: end)
+    return MappedMemory.populate(from: layer + UInt(offset), to: layer + UInt(min(offset + Self.pieceBytes, layerBytes)))
   }
-
-  private static let pageBytes: UInt = 1 << 12
 }

@@ -11,9 +11,11 @@ struct MappedMemory: ~Copyable {
   /// The errno of a refused interleave; 0: it was not refused, or not asked for.
   let interleaveErrno: Int32
 
+  static let pageBytes = 1 << 12
+
   /// `nodes`: two or more take the pages in turn; otherwise the kernel's own policy holds (the node of the thread that touches a page first).
   init(byteCount: Int, interleavedOver nodes: [Int32] = []) throws(EngineError) {
-    let page = 1 << 12
+    let page = Self.pageBytes
     let (padded, overflow) = byteCount.addingReportingOverflow(page - 1)
     guard byteCount >= 0, !overflow else { throw .mapFailed(bytes: byteCount, errno: EINVAL) }
     let length = max(padded / page * page, page)
@@ -28,11 +30,12 @@ struct MappedMemory: ~Copyable {
   }
 
   /// Has the pages there before they are needed, so that the first request does not pay for them. Advice only: kernels before 5.14 cannot.
-  func populate() { madvise(base, byteCount, adviceToPopulate) }
+  func populate() { _ = Self.populate(from: UInt(bitPattern: base), to: UInt(bitPattern: base) + UInt(byteCount)) }
 
-  /// The same for whole pages of any mapping; false if the kernel did not.
+  /// The same for the pages with these bytes, of any mapping; false if the kernel did not.
   static func populate(from begin: UInt, to end: UInt) -> Bool {
-    madvise(UnsafeMutableRawPointer(bitPattern: begin), Int(end - begin), adviceToPopulate) == 0
+    let first = begin / UInt(pageBytes) * UInt(pageBytes)
+    return madvise(UnsafeMutableRawPointer(bitPattern: first), Int(end - first), adviceToPopulate) == 0
   }
 
   deinit { munmap(base, byteCount) }

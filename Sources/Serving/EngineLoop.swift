@@ -15,12 +15,6 @@ package final class EngineLoop: @unchecked Sendable {
     case stop
   }
 
-  /// A value on its way to the engine thread, which is its only user from then on.
-  private final class Start: @unchecked Sendable {
-    let run: () -> Void
-    init(_ run: @escaping () -> Void) { self.run = run }
-  }
-
   private let inbox = Inbox<Message>()
   private let thread = Locked<pthread_t?>(nil)
 
@@ -34,24 +28,11 @@ package final class EngineLoop: @unchecked Sendable {
     onWarning: @escaping @Sendable (String) -> Void = { _ in }, onFailure: @escaping @Sendable (String) -> Void = { _ in }
   ) {
     let inbox = inbox
-    let start = Start {
+    let handle = startThread(name: "engine", stackBytes: 8 << 20) {
       if let warning = core.adoptThread?() { onWarning(warning) }
       EngineThread(core: core, metrics: metrics, beforeStep: beforeStep, onFailure: onFailure).run(inbox: inbox)
     }
-    // The work of a forward pass stays shallow, but the default of a container's libc may be as small as 128 KiB.
-    var attributes = pthread_attr_t()
-    pthread_attr_init(&attributes)
-    pthread_attr_setstacksize(&attributes, 8 << 20)
-    defer { pthread_attr_destroy(&attributes) }
-    var handle = pthread_t()
-    let result = pthread_create(
-      &handle, &attributes,
-      { @Sendable raw in
-        nameThread("engine")
-        if let raw { Unmanaged<Start>.fromOpaque(raw).takeRetainedValue().run() }
-        return nil
-      }, Unmanaged.passRetained(start).toOpaque())
-    precondition(result == 0, "the system refused the engine thread")
+    guard let handle else { preconditionFailure("the system refused the engine thread") }
     thread.withLock { $0 = handle }
   }
 

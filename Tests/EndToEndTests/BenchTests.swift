@@ -1,6 +1,5 @@
 // `quire bench` from the command line to its JSON and its roofline table. Counts decide, never times.
 
-import FoundationEssentials
 import Testing
 
 private struct Report: Decodable {
@@ -34,12 +33,6 @@ private struct Report: Decodable {
   }
   let machine: Machine
   let results: [Row]
-
-  /// Progress goes to standard error, which the harness keeps in the same file: the report is the braces from the first to the last.
-  init(printed output: String) throws {
-    guard let start = output.firstIndex(of: "{"), let end = output.lastIndex(of: "}") else { throw TestFailure("no JSON in \(output)") }
-    self = try JSONDecoder().decode(Report.self, from: Data(output[start...end].utf8))
-  }
 }
 
 @Suite("bench")
@@ -49,12 +42,11 @@ struct BenchTests {
   @Test("every pair of depth and batch has its rows, with the work of each stage and the share of the bound")
   func rows() throws {
     let (code, output) = try runToEnd([
-      "bench", "--model", model, "--threads", "1", "--prompt", "24", "--generate", "5", "--depth", "0,40", "--batch", "1,3", "--repeat",
-      "2",
-      "--json",
+      "bench", "--model", model, "--threads", "1", "--prompt", "24", "--generate", "5", "--depth", "0,40", "--batch", "1,3",
+      "--repeat", "2", "--json",
     ])
     #expect(code == 0, "\(output)")
-    let report = try Report(printed: output)
+    let report = try printedReport(Report.self, in: output)
     #expect(report.machine.threads == 1)
     let limits = report.machine.limits
     #expect(min(limits.bytesPerSecond, limits.int8PerSecond, limits.int16PerSecond, limits.bf16PerSecond) > 0)

@@ -42,12 +42,6 @@ private struct Report: Decodable {
   let machine: Machine
   let model: Model
   let http: [Row]
-
-  /// Progress goes to standard error, which the harness keeps in the same file: the report is the braces from the first to the last.
-  init(printed output: String) throws {
-    guard let start = output.firstIndex(of: "{"), let end = output.lastIndex(of: "}") else { throw TestFailure("no JSON in \(output)") }
-    self = try JSONDecoder().decode(Report.self, from: Data(output[start...end].utf8))
-  }
 }
 
 @Suite("bench --http")
@@ -71,7 +65,7 @@ struct HTTPBenchTests {
       "--json",
     ])
     try #require(code == 0, "\(output)")
-    let report = try Report(printed: output)
+    let report = try printedReport(Report.self, in: output)
     #expect(report.machine.threads == 1 && report.machine.kernels != nil && !report.machine.cpu.isEmpty)
     #expect(report.model.compute == "fast" && report.model.url == nil)
     try #require(report.http.count == 2)
@@ -89,7 +83,7 @@ struct HTTPBenchTests {
       "bench", "--http", "--url", url, "--concurrency", "2", "--requests", "4", "--prompt", "20", "--generate", "8", "--json",
     ])
     try #require(code == 0, "\(output)")
-    let report = try Report(printed: output)
+    let report = try printedReport(Report.self, in: output)
     #expect(report.model.url == url && report.machine.threads == nil)
     try #require(report.http.count == 1)
     expectCounts(report.http[0], concurrency: 2, requests: 4, prompt: 20, generate: 8)
@@ -100,7 +94,7 @@ struct HTTPBenchTests {
       "bench", "--http", "--url", url, "--concurrency", "2", "--requests", "3", "--prompt", "2000", "--generate", "8", "--json",
     ])
     #expect(tooLong.code == 1)
-    let row = try #require(try Report(printed: tooLong.output).http.first)
+    let row = try #require(try printedReport(Report.self, in: tooLong.output).http.first)
     #expect(row.failures == 3 && row.totalOutputTokens == 0 && row.timeToFirstTokenMilliseconds.p50 == nil)
     #expect(row.firstError?.contains("context") == true)
   }

@@ -145,6 +145,13 @@ func runToEnd(_ arguments: [String], seconds: Int = 120) throws -> (code: Int32,
   return (code, process.output)
 }
 
+/// The JSON object that `quire bench --json` printed. Progress goes to standard error, which the harness keeps in the same file: the report
+/// is the braces from the first to the last.
+func printedReport<Report: Decodable>(_ type: Report.Type, in output: String) throws -> Report {
+  guard let start = output.firstIndex(of: "{"), let end = output.lastIndex(of: "}") else { throw TestFailure("no JSON in \(output)") }
+  return try JSONDecoder().decode(type, from: Data(output[start...end].utf8))
+}
+
 /// The repository's fixtures, and the larger reference checkpoints when the workplace has them beside the repository.
 enum Fixtures {
   static let directory = "/" + #filePath.split(separator: "/").dropLast(2).joined(separator: "/") + "/Fixtures"

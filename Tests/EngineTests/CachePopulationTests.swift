@@ -15,9 +15,9 @@ struct CachePopulationTests {
 
   /// Kernels before 5.14 leave it all to the first touch.
   private static var kernelPopulates: Bool {
-    guard let memory = try? MappedMemory(byteCount: 1 << 12) else { return false }
+    guard let memory = try? MappedMemory(byteCount: MappedMemory.pageBytes) else { return false }
     let base = UInt(bitPattern: memory.base)
-    return MappedMemory.populate(from: base, to: base + (1 << 12))
+    return MappedMemory.populate(from: base, to: base + UInt(MappedMemory.pageBytes))
   }
 
   private static func population(_ memory: borrowing MappedMemory) -> CachePopulation {
@@ -25,7 +25,7 @@ struct CachePopulationTests {
   }
 
   private static func residentBytes(_ memory: borrowing MappedMemory, layer: Int, upTo bytes: Int) -> Int {
-    let page = 1 << 12
+    let page = MappedMemory.pageBytes
     let begin = (UInt(bitPattern: memory.base) + UInt(layer * layerBytes)) / UInt(page) * UInt(page)
     var pages = [UInt8](repeating: 0, count: (bytes + page - 1) / page)
     guard let start = UnsafeMutableRawPointer(bitPattern: begin), mincore(start, bytes, &pages) == 0 else { return -1 }
