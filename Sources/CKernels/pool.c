@@ -114,11 +114,12 @@ static void *worker_main(void *argument) {
   uint32_t done = 0;  // the epoch this worker has nothing left to do in
   for (;;) {
     wait_for_epoch(pool, done);
-    if (atomic_load(&pool->stopping)) return NULL;
     atomic_fetch_add(&pool->inside, 1);
     done = atomic_load(&pool->epoch);
     if (done & 1) claim_jobs(pool, self->index);
     if (atomic_fetch_sub(&pool->inside, 1) == 1 && atomic_load(&pool->owner_sleeps)) futex_wake(&pool->inside, 1);
+    // After the epoch was read: whoever saw the last one knows, and whoever saw one before it does not sleep.
+    if (atomic_load(&pool->stopping)) return NULL;
   }
 }
 

@@ -65,6 +65,15 @@ private let countHit: @convention(c) (UnsafeMutableRawPointer?, Int, Int) -> Voi
     }
   }
 
+  /// A worker may look at the pool for the first time when it is already ending; it must not go to sleep then. Hangs if one does.
+  @Test func endsWhileWorkersWake() throws {
+    for turn in 0..<2000 {
+      let pool = try #require(qk_pool_create_spinning(16, 0))
+      for _ in 0..<turn % 8 { qk_pool_run(pool, { _, _, _ in }, nil, 16) }
+      qk_pool_destroy(pool)
+    }
+  }
+
   @Test func refusesBadSizes() {
     #expect(qk_pool_create(0) == nil)
     #expect(qk_pool_create(Int(QK_POOL_MAX_THREADS) + 1) == nil)
