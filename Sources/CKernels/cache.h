@@ -6,14 +6,16 @@
 
 // f32, bf16: latent [c], then rope [r], both in that type.
 // int16: f32 scales of the latent and of the rope key, then int16 latent [c], int16 rope [r], each part made by qk_int16_scale's rule.
-// int8: f32 scales [ceil(c / 64)], then bf16 rope [r], then int8 latent [c].
-// int6: bf16 scales [ceil(c / 32)], then bf16 rope [r], then latents of 6 bits, 4 in 3 bytes: latent i lies in bits 6 * (i % 4) ... + 5 of
-// the little-endian 24-bit word i / 4, as a signed number. The latents that fill up the last word are 0.
-// A latent is its number times the scale of its group.
+// int8: f32 scales [g], int32 offsets [g], both for groups of 128 latents (the last may be shorter), then the f32 scale of the rope key, int16
+// rope [r], int8 latent [c]. A group's offset is QK_INT8_OFFSET times the sum of its numbers: what a product with queries that are
+// 128 too large starts from.
+// int6: bf16 scales [ceil(c / 32)], then the f32 scale of the rope key, int16 rope [r], then latents of 6 bits, 4 in 3 bytes: latent i lies in
+// bits 6 * (i % 4) ... + 5 of the little-endian 24-bit word i / 4, as a signed number. The latents that fill up the last word are 0.
+// A latent is its number times the scale of its group. int16 rope keys are made by qk_int16_scale's rule: finer than bf16, in as many bytes.
 
 /// Rows of 16-bit integers share one scale: |x| / QK_INT16_NORM, so that the Euclidean norm of the integers is at most about 2^15. Each of
 /// them then fits into 16 bits, and by the inequality of Cauchy and Schwarz every sum of products of two such rows, whole or in part, into 32.
-enum { QK_INT16_NORM = 32700, QK_INT16_SCALES_BYTES = 8 };
+enum { QK_INT16_NORM = 32700, QK_INT16_SCALES_BYTES = 8, QK_INT8_OFFSET = -128 };
 
 /// What put_int16 of every variant agrees on, for a row whose squares (divided by largest^2 if not `plain`) sum to `squares`: integers are
 /// x * first * second, rounded. A row with Inf or NaN gets the scale NaN, so that it shows.
@@ -33,15 +35,22 @@ static inline qk_int qk_cache_latents_per_scale(qk_cache_type type) {
   return type == QK_CACHE_INT8 ? QK_INT8_LATENTS_PER_SCALE : type == QK_CACHE_INT6 ? QK_INT6_LATENTS_PER_SCALE : 0;
 }
 
+static inline qk_int qk_int8_groups(qk_int c) { return (c + QK_INT8_LATENTS_PER_SCALE - 1) / QK_INT8_LATENTS_PER_SCALE; }
+
 static inline qk_int qk_cache_rope_offset(qk_cache_type type, qk_int c) {
   switch (type) {
     case QK_CACHE_F32: return 4 * c;
     case QK_CACHE_BF16: return 2 * c;
     case QK_CACHE_INT16: return QK_INT16_SCALES_BYTES + 2 * c;
-    case QK_CACHE_INT8: return (c + QK_INT8_LATENTS_PER_SCALE - 1) / QK_INT8_LATENTS_PER_SCALE * 4;
-    case QK_CACHE_INT6: return (c + QK_INT6_LATENTS_PER_SCALE - 1) / QK_INT6_LATENTS_PER_SCALE * 2;
+    case QK_CACHE_INT8: return qk_int8_groups(c) * 8 + 4;
+    case QK_CACHE_INT6: return (c + QK_INT6_LATENTS_PER_SCALE - 1) / QK_INT6_LATENTS_PER_SCALE * 2 + 4;
   }
   return 0;
+}
+
+/// Of the types whose rope key has a scale of its own.
+static inline qk_int qk_cache_rope_scale_offset(qk_cache_type type, qk_int c) {
+  return type == QK_CACHE_INT16 ? 4 : qk_cache_rope_offset(type, c) - 4;
 }
 
 static inline qk_int qk_cache_latent_offset(qk_cache_type type, qk_int c, qk_int r) {

@@ -16,25 +16,33 @@ const qk_kernels *qk_kernels_avx2(void) {
   return has ? &qk_table_avx2 : NULL;
 }
 
+const qk_kernels *qk_kernels_avxvnni(void) { return qk_kernels_avx2() && __builtin_cpu_supports("avxvnni") ? &qk_table_avxvnni : NULL; }
+
 const qk_kernels *qk_kernels_avx512(void) {
-  __builtin_cpu_init();
   const bool has = qk_kernels_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  if (!has) return NULL;
-  return __builtin_cpu_supports("avx512bf16") ? &qk_table_avx512bf16 : &qk_table_avx512;
+  return has ? &qk_table_avx512 : NULL;
+}
+
+const qk_kernels *qk_kernels_avx512bf16(void) {
+  return qk_kernels_avx512() && __builtin_cpu_supports("avx512bf16") ? &qk_table_avx512bf16 : NULL;
 }
 
 const qk_kernels *qk_kernels_named(const char *name) {
   if (strcmp(name, "scalar") == 0) return qk_kernels_scalar();
   if (strcmp(name, "avx2") == 0) return qk_kernels_avx2();
+  if (strcmp(name, "avxvnni") == 0) return qk_kernels_avxvnni();
   if (strcmp(name, "avx512") == 0) return qk_kernels_avx512();
+  if (strcmp(name, "avx512bf16") == 0) return qk_kernels_avx512bf16();
   return NULL;
 }
 
 const qk_kernels *qk_kernels_best(void) {
   const char *wanted = getenv("QUIRE_KERNELS");
   const qk_kernels *k = wanted ? qk_kernels_named(wanted) : NULL;
+  if (!k) k = qk_kernels_avx512bf16();
   if (!k) k = qk_kernels_avx512();
+  if (!k) k = qk_kernels_avxvnni();
   if (!k) k = qk_kernels_avx2();
   return k ? k : qk_kernels_scalar();
 }

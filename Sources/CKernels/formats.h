@@ -21,7 +21,7 @@ typedef struct qk_field {
 
 /// INT16: the scale before the integers of a row.
 enum { QK_INT16_HEAD_BYTES = 4, QK_INT16_ACTIVATION_HEAD_BYTES = 64 };
-enum { QK_MAX_FIELDS = 5, QK_F8_BLOCK = 128, QK_INT8_LATENTS_PER_SCALE = 64, QK_INT6_LATENTS_PER_SCALE = 32 };
+enum { QK_MAX_FIELDS = 5, QK_F8_BLOCK = 128, QK_INT8_LATENTS_PER_SCALE = 128, QK_INT6_LATENTS_PER_SCALE = 32 };
 
 typedef struct qk_format {
   int16_t elements, bytes;

@@ -16,14 +16,16 @@ static uint32_t largest_bits(const float *x, qk_int count) {
   return largest;
 }
 
-/// Up to 64 latents with one scale = max|x| / 127. Inf or NaN among them: the scale becomes NaN, so that it shows.
-static void store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
+/// Up to 128 latents with one scale = max|x| / 127. Inf or NaN among them: the scale becomes NaN, so that it shows. Returns their sum.
+static int32_t store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
   const uint32_t largest = largest_bits(x, count);
   const bool finite = largest < 0x7F800000, zero = !(qk_float_of_bits(largest) >= 1e-30f);
   const float scale = !finite ? NAN : zero ? 0 : qk_float_of_bits(largest) / 127.0f;
   const float inverse = finite && !zero ? 127.0f / qk_float_of_bits(largest) : 0;
   memcpy(scale_out, &scale, 4);
-  for (qk_int i = 0; i < count; i++) q[i] = inverse == 0 ? 0 : (int8_t)lrintf(x[i] * inverse);
+  int32_t sum = 0;
+  for (qk_int i = 0; i < count; i++) sum += q[i] = inverse == 0 ? 0 : (int8_t)lrintf(x[i] * inverse);
+  return sum;
 }
 
 /// Up to 32 latents with one scale of about max|x| / 31, and zeros up to a whole word. Inf and NaN as with int8.
@@ -87,10 +89,15 @@ void qk_scalar_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const flo
     uint8_t *q = out + qk_cache_latent_offset(type, c, r);
     for (qk_int first = 0; first < c; first += group) {
       const qk_int count = c - first < group ? c - first : group;
-      if (type == QK_CACHE_INT8) store_int8_group(latent + first, count, out + first / group * 4, (int8_t *)q + first);
-      else store_int6_group(latent + first, count, out + first / group * 2, q + qk_int6_bytes(first));
+      if (type == QK_CACHE_INT8) {
+        const int32_t offset = QK_INT8_OFFSET * store_int8_group(latent + first, count, out + first / group * 4, (int8_t *)q + first);
+        memcpy(out + 4 * qk_int8_groups(c) + first / group * 4, &offset, 4);
+      } else {
+        store_int6_group(latent + first, count, out + first / group * 2, q + qk_int6_bytes(first));
+      }
     }
-    qk_scalar_f32_to_bf16(rope, (uint16_t *)(out + qk_cache_rope_offset(type, c)), r);
+    const float scale = qk_scalar_put_int16(rope, r, out + qk_cache_rope_offset(type, c));
+    memcpy(out + qk_cache_rope_scale_offset(type, c), &scale, 4);
   }
 }
 
@@ -106,12 +113,19 @@ static float load_latent(const qk_pages *p, const uint8_t *row, qk_int i) {
   return 0;
 }
 
+static float load_rope(const qk_pages *p, const uint8_t *row, qk_int i) {
+  const uint8_t *k = row + qk_cache_rope_offset(p->type, p->c);
+  switch (p->type) {
+    case QK_CACHE_F32: return qk_float_of_bits(qk_load32(k + 4 * i));
+    case QK_CACHE_BF16: return qk_float_of_bf16(qk_load16(k + 2 * i));
+    default: return qk_float_of_bits(qk_load32(row + qk_cache_rope_scale_offset(p->type, p->c))) * (float)(int16_t)qk_load16(k + 2 * i);
+  }
+}
+
 static void load_row(const qk_pages *p, qk_int position, float *latent, float *rope) {
-  const uint8_t *row = qk_cache_row(p, position), *k = row + qk_cache_rope_offset(p->type, p->c);
+  const uint8_t *row = qk_cache_row(p, position);
   for (qk_int i = 0; latent && i < p->c; i++) latent[i] = load_latent(p, row, i);
-  for (qk_int i = 0; rope && i < p->r; i++)
-    rope[i] = p->type == QK_CACHE_INT16 ? qk_float_of_bits(qk_load32(row + 4)) * (float)(int16_t)qk_load16(k + 2 * i)
-              : p->type == QK_CACHE_F32 ? qk_float_of_bits(qk_load32(k + 4 * i)) : qk_float_of_bf16(qk_load16(k + 2 * i));
+  for (qk_int i = 0; rope && i < p->r; i++) rope[i] = load_rope(p, row, i);
 }
 
 void qk_scalar_cache_load_rows(const qk_pages *pages, qk_int begin, qk_int end, float *latent, qk_int latent_stride, float *rope,

@@ -8,6 +8,8 @@
 QK_STRICT_FLOAT
 
 #define INLINE static inline __attribute__((always_inline))
+#define QK_AVX_VNNI 0
+#define QK_BYTE_ATTENTION 0
 #define QK_BF16_DOT 0
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)

@@ -1,12 +1,14 @@
 // Private: the AVX2 (+ FMA, F16C) form of the primitives that the simd_body_*.h bodies are written in: the same 16 lanes and
-// 64 bytes as AVX-512, as two halves. Included inside a target attribute region by simd_avx2.c.
+// 64 bytes as AVX-512, as two halves. With QK_AVX_VNNI products are one instruction each. Included inside a target attribute region by
+// simd_avx2.c and simd_avxvnni.c.
 
 typedef struct { __m256 a, b; } vf;
 typedef struct { __m256i a, b; } vi;
 typedef vi vb;
 
 // SIGNED_WIDE: 8-bit weights stay signed, because maddubs would saturate with weights above 128.
-enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, VALUE_ROWS = 2, DIRECT_VALUES = 0, SIGNED_WIDE = 1 };
+enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, VALUE_ROWS = 2, DIRECT_VALUES = 0,
+       BYTE_ROWS = 1, PEAK_CHAINS = 6, SIGNED_WIDE = !QK_AVX_VNNI };
 
 #define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
 #define EACH_I(expr_a, expr_b) ((vi){expr_a, expr_b})
@@ -186,6 +188,27 @@ INLINE void w_interleave(vb x, vb y, vb *low, vb *high) {
   *low = EACH_I(_mm256_unpacklo_epi16(x.a, y.a), _mm256_unpacklo_epi16(x.b, y.b));
   *high = EACH_I(_mm256_unpackhi_epi16(x.a, y.a), _mm256_unpackhi_epi16(x.b, y.b));
 }
+/// 64 bytes of four rows -> quads, byte i of each: vector j has those of the columns 16 k + 4 j ... + 3. The sums of such quads in their order.
+INLINE void interleave4_half(__m256i x, __m256i y, __m256i z, __m256i w, __m256i *out) {
+  const __m256i a = _mm256_unpacklo_epi8(x, y), b = _mm256_unpacklo_epi8(z, w), c = _mm256_unpackhi_epi8(x, y), d = _mm256_unpackhi_epi8(z, w);
+  out[0] = _mm256_unpacklo_epi16(a, b);
+  out[1] = _mm256_unpackhi_epi16(a, b);
+  out[2] = _mm256_unpacklo_epi16(c, d);
+  out[3] = _mm256_unpackhi_epi16(c, d);
+}
+INLINE void b_interleave4(vb x, vb y, vb z, vb w, vb *out) {
+  __m256i a[4], b[4];
+  interleave4_half(x.a, y.a, z.a, w.a, a);
+  interleave4_half(x.b, y.b, z.b, w.b, b);
+  for (int i = 0; i < 4; i++) out[i] = EACH_I(a[i], b[i]);
+}
+INLINE void f_uninterleave4(vf *v) {
+  const vf first = EACH_F(_mm256_permute2f128_ps(v[0].a, v[1].a, 0x20), _mm256_permute2f128_ps(v[2].a, v[3].a, 0x20));
+  const vf second = EACH_F(_mm256_permute2f128_ps(v[0].a, v[1].a, 0x31), _mm256_permute2f128_ps(v[2].a, v[3].a, 0x31));
+  const vf third = EACH_F(_mm256_permute2f128_ps(v[0].b, v[1].b, 0x20), _mm256_permute2f128_ps(v[2].b, v[3].b, 0x20));
+  v[3] = EACH_F(_mm256_permute2f128_ps(v[0].b, v[1].b, 0x31), _mm256_permute2f128_ps(v[2].b, v[3].b, 0x31));
+  v[0] = first, v[1] = second, v[2] = third;
+}
 INLINE void f_uninterleave(vf low, vf high, vf *first, vf *last) {
   *first = EACH_F(_mm256_permute2f128_ps(low.a, high.a, 0x20), _mm256_permute2f128_ps(low.a, high.a, 0x31));
   *last = EACH_F(_mm256_permute2f128_ps(low.b, high.b, 0x20), _mm256_permute2f128_ps(low.b, high.b, 0x31));
@@ -218,12 +241,27 @@ INLINE void transpose_words(const uint32_t *const *rows, uint32_t *out, qk_int s
 
 /// acc + for each of 16 lanes: 2 products of 16-bit numbers.
 INLINE vi i_dot16(vi acc, vi x, vi y) {
+#if QK_AVX_VNNI
+  return EACH_I(_mm256_dpwssd_avx_epi32(acc.a, x.a, y.a), _mm256_dpwssd_avx_epi32(acc.b, x.b, y.b));
+#else
   return EACH_I(_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b)));
+#endif
 }
 /// The same with the word at `p` in all lanes.
 INLINE vi i_dot16_word(vi acc, vi x, const uint8_t *p) { return i_dot16(acc, x, i_set1((int32_t)qk_load32(p))); }
 INLINE vi i_dot16_alone(vi acc, vi x, vi y) { return i_dot16(acc, x, y); }
 
+#if QK_AVX_VNNI
+/// acc + for each of 16 lanes: 4 products of unsigned with signed bytes; with the signed word at `p`.
+INLINE vi i_dot8(vi acc, vi x, vi y) { return EACH_I(_mm256_dpbusd_avx_epi32(acc.a, x.a, y.a), _mm256_dpbusd_avx_epi32(acc.b, x.b, y.b)); }
+INLINE vi i_dot8_word(vi acc, vi x, const uint8_t *p) { return i_dot8(acc, x, i_set1((int32_t)qk_load32(p))); }
+
+/// acc + for each of 16 rows: 4 weights (unsigned) times 4 activations (signed).
+INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {
+  (void)wide;
+  return i_dot8(acc, w, i_set1(x));
+}
+#else
 INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, bool wide) {
   // Wide: |w| <= 128 and |x| <= 127, so a pair sum is at most 32512. Narrow: w < 64, at most 16002. Neither saturates.
   const __m256i pairs = wide ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
@@ -234,3 +272,4 @@ INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {
   const __m256i v = _mm256_set1_epi32(x);
   return EACH_I(dot_half(acc.a, w.a, v, wide), dot_half(acc.b, w.b, v, wide));
 }
+#endif

@@ -8,6 +8,7 @@
 QK_STRICT_FLOAT
 
 #define INLINE static inline __attribute__((always_inline))
+#define QK_BYTE_ATTENTION 1
 #define QK_BF16_DOT 0
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), apply_to = function)
@@ -24,6 +25,7 @@ QK_STRICT_FLOAT
 #include "simd_body_cache.h"
 #include "simd_body_attention.h"
 #include "simd_body_attention16.h"
+#include "simd_body_attention8.h"
 #include "simd_body_tiles.h"
 #include "simd_body_peak.h"
 #pragma clang attribute pop

@@ -5,7 +5,8 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
 
-enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, VALUE_ROWS = 8, DIRECT_VALUES = 1, SIGNED_WIDE = 0 };
+enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, VALUE_ROWS = 8, DIRECT_VALUES = 1,
+       BYTE_ROWS = 4, PEAK_CHAINS = 16, SIGNED_WIDE = 0 };
 
 INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 INLINE vf f_load(const void *p) { return _mm512_loadu_ps(p); }
@@ -111,6 +112,22 @@ INLINE void w_interleave(vb a, vb b, vb *low, vb *high) {
   *low = _mm512_unpacklo_epi16(a, b);
   *high = _mm512_unpackhi_epi16(a, b);
 }
+/// 64 bytes of four rows -> quads, byte i of each: vector j has those of the columns 16 k + 4 j ... + 3. The sums of such quads in their order.
+INLINE void b_interleave4(vb a, vb b, vb c, vb d, vb *out) {
+  const vb ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d), ef = _mm512_unpackhi_epi8(a, b), gh = _mm512_unpackhi_epi8(c, d);
+  out[0] = _mm512_unpacklo_epi16(ab, cd);
+  out[1] = _mm512_unpackhi_epi16(ab, cd);
+  out[2] = _mm512_unpacklo_epi16(ef, gh);
+  out[3] = _mm512_unpackhi_epi16(ef, gh);
+}
+INLINE void f_uninterleave4(vf *v) {
+  const vf a = _mm512_shuffle_f32x4(v[0], v[1], 0x44), b = _mm512_shuffle_f32x4(v[2], v[3], 0x44);
+  const vf c = _mm512_shuffle_f32x4(v[0], v[1], 0xEE), d = _mm512_shuffle_f32x4(v[2], v[3], 0xEE);
+  v[0] = _mm512_shuffle_f32x4(a, b, 0x88);
+  v[1] = _mm512_shuffle_f32x4(a, b, 0xDD);
+  v[2] = _mm512_shuffle_f32x4(c, d, 0x88);
+  v[3] = _mm512_shuffle_f32x4(c, d, 0xDD);
+}
 INLINE void f_uninterleave(vf low, vf high, vf *first, vf *last) {
   const vf a = _mm512_shuffle_f32x4(low, high, 0x44), b = _mm512_shuffle_f32x4(low, high, 0xEE);  // low 0, 1, high 0, 1; low 2, 3, high 2, 3
   *first = _mm512_shuffle_f32x4(a, a, 0xD8);
@@ -151,6 +168,13 @@ INLINE vi i_dot16_alone(vi acc, vi a, vi b) {
 /// acc + for each of 16 lanes: 2 products with the word at `p`, which is read by the instruction itself.
 INLINE vi i_dot16_word(vi acc, vi a, const uint8_t *p) {
   __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(a), "m"(*(const uint32_t *)p));
+  return acc;
+}
+
+/// acc + for each of 16 lanes: 4 products of unsigned with signed bytes; with the signed word at `p`, which the instruction itself reads.
+INLINE vi i_dot8(vi acc, vi a, vi b) { return _mm512_dpbusd_epi32(acc, a, b); }
+INLINE vi i_dot8_word(vi acc, vi a, const uint8_t *p) {
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(a), "m"(*(const uint32_t *)p));
   return acc;
 }
 

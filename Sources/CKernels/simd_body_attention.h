@@ -9,11 +9,13 @@ enum { BLOCK_ROWS = 16, VALUE_PANEL = 64 };
 typedef struct attention_run {
   qk_int rows, rows_per_token, first_position;
   qk_int key_width;     // padded: a multiple of 16 (float); main_width + rest_width (integers)
-  qk_int main_width, rest_width;  // integers: the parts of a key with a scale each, multiples of 32; the rest may be absent
+  qk_int main_width, rest_width;  // integers: the parts of a key, multiples of 32; the rest may be absent
+  qk_int row_bytes;     // integers: of a cache row
   qk_int value_width;   // as the state has it
   bool integers;
   const void *q;        // float: [rows, key_width]. Integers: for each 16 rows a panel [key_width / 2, 16] of words, two columns each
-  const float *q_scale, *q_rest_scale;  // integers: [rows, padded to 16] of main part and rest
+  bool bytes;           // integers: the main part in bytes (simd_body_attention8.h), else in words
+  const float *q_scale, *q_rest_scale;  // integers: [rows, padded to 16] of main part and rest; with bytes a main scale per group
   const int32_t *seen;  // integers: [rows, padded to 16] keys before this position are seen
   qk_softmax_state state;
 } attention_run;
@@ -29,6 +31,8 @@ typedef struct key_tile {
   int keys;
   int ahead_keys;                // cache rows to fetch meanwhile
   const uint8_t *ahead[QK_KEY_TILE];
+  float *largest;                // bytes: [keys, largest_stride] largest value scale of each group up to a key
+  qk_int largest_stride;
   float scale[QK_KEY_TILE], rest_scale[QK_KEY_TILE], value_scale[QK_KEY_TILE];  // integers; zero beyond `keys`
 } key_tile;
 

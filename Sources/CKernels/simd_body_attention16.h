@@ -113,7 +113,7 @@ typedef struct row_lines {
 /// What call `turn` of `turns` for values fetches of the next tile: the rows that scores left, one piece after the other.
 INLINE row_lines value_lines(const attention_run *run, const key_tile *tile, qk_int turn, qk_int turns) {
   enum { ROWS = QK_KEY_TILE / AHEAD_ROWS * (AHEAD_ROWS - AHEAD_OF_SCORES) };
-  const qk_int row_bytes = 2 * run->key_width, at = turn * ROWS * row_bytes / turns, i = at / row_bytes;
+  const qk_int row_bytes = run->row_bytes, at = turn * ROWS * row_bytes / turns, i = at / row_bytes;
   const qk_int row = i / (AHEAD_ROWS - AHEAD_OF_SCORES) * AHEAD_ROWS + AHEAD_OF_SCORES + i % (AHEAD_ROWS - AHEAD_OF_SCORES);
   if (row >= tile->ahead_keys) return (row_lines){.count = 0};
   return (row_lines){.first = tile->ahead[row] + at % row_bytes, .count = (int)(ROWS * row_bytes / turns / 64) + 1};

@@ -1,20 +1,23 @@
 // Private body, compiled once per ISA: writing and reading latent cache rows (layout: cache.h). Bit for bit as the scalar
 // variant (scalar_attention.c).
 
-/// Up to 64 latents with one scale.
-INLINE void store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
+/// Up to 128 latents with one scale; returns the sum of their numbers.
+INLINE int32_t store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
   const int32_t bits = largest_bits(x, count);
   const float largest = qk_float_of_bits((uint32_t)bits);
   const bool finite = bits < 0x7F800000, zero = !(largest >= 1e-30f);
   const float scale = !finite ? NAN : zero ? 0 : largest / 127.0f;
   memcpy(scale_out, &scale, 4);
   const vf inverse = f_set1(127.0f / largest);
+  vi sum = i_set1(0);
   for (qk_int i = 0; i < count; i += 16) {
     int8_t lanes[16];
     const vi values = finite && !zero ? i_of_f(f_mul(f_loadn(x + i, count - i), inverse)) : i_set1(0);
+    sum = i_add(sum, values);
     _mm_storeu_si128((__m128i_u *)lanes, i8_of_i(values));
     memcpy(q + i, lanes, count - i < 16 ? (size_t)(count - i) : 16);
   }
+  return i_hsum(sum);
 }
 
 /// 16 bytes under 64 -> their 6 bits each in the first 12 bytes: a + 64 b in pairs, then (a + 64 b) + 4096 (c + 64 d), then 3 of 4 bytes.
@@ -56,10 +59,15 @@ static void v_cache_store_row(qk_cache_type type, qk_int c, qk_int r, const floa
     uint8_t *q = out + qk_cache_latent_offset(type, c, r);
     for (qk_int i = 0; i < c; i += group) {
       const qk_int count = c - i < group ? c - i : group;
-      if (type == QK_CACHE_INT8) store_int8_group(latent + i, count, out + i / group * 4, (int8_t *)q + i);
-      else store_int6_group(latent + i, count, out + i / group * 2, q + qk_int6_bytes(i));
+      if (type == QK_CACHE_INT8) {
+        const int32_t offset = QK_INT8_OFFSET * store_int8_group(latent + i, count, out + i / group * 4, (int8_t *)q + i);
+        memcpy(out + 4 * qk_int8_groups(c) + i / group * 4, &offset, 4);
+      } else {
+        store_int6_group(latent + i, count, out + i / group * 2, q + qk_int6_bytes(i));
+      }
     }
-    v_f32_to_bf16(rope, (uint16_t *)(out + qk_cache_rope_offset(type, c)), r);
+    const float scale = put_int16(rope, r, r, (int16_t *)(out + qk_cache_rope_offset(type, c)));
+    memcpy(out + qk_cache_rope_scale_offset(type, c), &scale, 4);
   }
 }
 
@@ -95,8 +103,8 @@ static void load_latent(const qk_pages *p, const uint8_t *row, float *latent) {
 static void load_rope(const qk_pages *p, const uint8_t *row, float *rope) {
   const uint8_t *k = row + qk_cache_rope_offset(p->type, p->c);
   if (p->type == QK_CACHE_F32) memcpy(rope, k, (size_t)p->r * 4);
-  else if (p->type == QK_CACHE_INT16) load_int16(row + 4, k, p->r, rope);
-  else v_bf16_to_f32((const uint16_t *)k, rope, p->r);
+  else if (p->type == QK_CACHE_BF16) v_bf16_to_f32((const uint16_t *)k, rope, p->r);
+  else load_int16(row + qk_cache_rope_scale_offset(p->type, p->c), k, p->r, rope);
 }
 
 static void v_cache_load_rows(const qk_pages *pages, qk_int begin, qk_int end, float *latent, qk_int latent_stride, float *rope,

@@ -1,7 +1,6 @@
 // Private body, compiled once per ISA: the rate of the dot product instructions themselves, for rooflines.
 
-/// Independent sums, so that no instruction waits for the one before: as many as the registers hold.
-enum { PEAK_CHAINS = SIGNED_WIDE ? 6 : 16 };
+// PEAK_CHAINS are independent sums, so that no instruction waits for the one before: as many as the registers hold.
 
 static qk_int v_peak_int8(qk_int rounds) {
   vi sum[PEAK_CHAINS];

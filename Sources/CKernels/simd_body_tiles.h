@@ -10,22 +10,25 @@ typedef struct attention_scratch {
   uint8_t *rows;     // [QK_KEY_TILE, value_width] value rows of the expanded form, integers
   uint8_t *values;   // [QK_KEY_TILE, value_width] float, or panels of pairs
   float *row;        // one row as float, key_width + value_width
+  float *largest;    // [QK_KEY_TILE, groups padded to 16], bytes (key_tile)
   float *part_m, *part_l, *part_u;
 } attention_scratch;
 
 /// Also tells the run where its queries are, or were left by the call before.
 static attention_scratch carve(void *scratch, attention_run *run, qk_int value_width) {
   const qk_int size = run->integers ? 2 : 4, rows = padded(run->rows, 16), width = padded(value_width, VALUE_PANEL);
+  const qk_int scales = run->bytes ? qk_int8_groups(run->main_width) : 1;
   attention_scratch s;
   uint8_t *at = scratch;
   s.queries = at, at += padded(rows * run->key_width * size, 64);
-  s.q_scale = (float *)at, at += 4 * rows;
+  s.q_scale = (float *)at, at += 4 * rows * scales;
   s.q_rest_scale = (float *)at, at += 4 * rows;
   s.seen = (int32_t *)at, at += 4 * rows;
   s.keys = at, at += QK_KEY_TILE * run->key_width * size;
   s.rows = at, at += run->integers ? QK_KEY_TILE * width * 2 : 0;
   s.values = at, at += QK_KEY_TILE * width * size;
   s.row = (float *)at, at += 4 * padded(run->key_width + width, 16);
+  s.largest = (float *)at, at += run->bytes ? 4 * QK_KEY_TILE * padded(scales, 16) : 0;
   s.part_m = (float *)at, at += 4 * rows;
   s.part_l = (float *)at, at += 4 * rows;
   s.part_u = (float *)at;
@@ -60,6 +63,12 @@ static void put_queries16(const attention_run *run, const float *q, qk_int strid
 }
 
 static void put_queries(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
+#if QK_BYTE_ATTENTION
+  if (run->bytes) {
+    put_byte_queries(run, q, stride, main, rest, s->keys, s->queries, s->q_scale, s->q_rest_scale, s->seen);
+    return;
+  }
+#endif
   if (run->integers) put_queries16(run, q, stride, main, rest, s);
   else
     for (qk_int i = 0; i < run->rows; i++) put_row(q + i * stride, main + rest, run->key_width, (float *)s->queries + i * run->key_width);
@@ -91,18 +100,21 @@ static void make_panels(const attention_run *run, const attention_scratch *s, ke
 /// One cache row as integers at `copy`; its scales.
 static void latent_row16(const attention_run *run, const qk_pages *p, const attention_scratch *s, const uint8_t *row, int16_t *copy,
                          float *scale, float *rest_scale) {
+  memset(copy, 0, (size_t)run->key_width * 2);
   if (p->type == QK_CACHE_INT16) {
     *scale = qk_float_of_bits(qk_load32(row));
-    *rest_scale = qk_float_of_bits(qk_load32(row + 4));
-    memset(copy, 0, (size_t)run->key_width * 2);
     memcpy(copy, row + QK_INT16_SCALES_BYTES, (size_t)p->c * 2);
-    memcpy(copy + run->main_width, row + QK_INT16_SCALES_BYTES + 2 * p->c, (size_t)p->r * 2);
-    return;
+  } else {
+    load_latent(p, row, s->row);
+    *scale = put_int16(s->row, p->c, run->main_width, copy);
   }
-  load_latent(p, row, s->row);
-  *scale = put_int16(s->row, p->c, run->main_width, copy);
-  load_rope(p, row, s->row);
-  *rest_scale = put_int16(s->row, p->r, run->rest_width, copy + run->main_width);
+  if (p->type == QK_CACHE_BF16) {
+    load_rope(p, row, s->row);
+    *rest_scale = put_int16(s->row, p->r, run->rest_width, copy + run->main_width);
+  } else {
+    *rest_scale = qk_float_of_bits(qk_load32(row + qk_cache_rope_scale_offset(p->type, p->c)));
+    memcpy(copy + run->main_width, row + qk_cache_rope_offset(p->type, p->c), (size_t)p->r * 2);
+  }
 }
 
 /// The same as integers: as they lie in the pages where their type and width allow it.
@@ -147,6 +159,28 @@ static void find_rows_ahead(const qk_latent_attention *a, qk_int at, qk_int end,
   find_rows(&pages, begin, stop, tile->ahead);
 }
 
+static void make_tile(const attention_run *run, const qk_pages *p, const attention_scratch *s, key_tile *tile) {
+#if QK_BYTE_ATTENTION
+  if (run->bytes) {
+    byte_tile(run, p, s->keys, s->largest, (uint32_t *)s->values, tile);
+    return;
+  }
+#endif
+  if (run->integers) latent_tile16(run, p, s, tile);
+  else latent_tile(run, p, s, tile);
+}
+
+static void attend(const attention_run *run, const key_tile *tile) {
+#if QK_BYTE_ATTENTION
+  if (run->bytes) {
+    attend_tile8(run, tile);
+    return;
+  }
+#endif
+  if (run->integers) attend_tile16(run, tile);
+  else attend_tile(run, tile);
+}
+
 /// Keys [begin, end) of one split, fresh state. `last` is the end of all splits.
 static void latent_split(attention_run *run, const qk_latent_attention *a, qk_int begin, qk_int end, qk_int last, qk_softmax_state state,
                          const attention_scratch *s) {
@@ -158,22 +192,21 @@ static void latent_split(attention_run *run, const qk_latent_attention *a, qk_in
     tile.begin = k;
     tile.keys = (int)smaller(QK_KEY_TILE, end - k);
     find_rows(p, k, k + tile.keys, tile.ahead);
-    if (run->integers) latent_tile16(run, p, s, &tile);
-    else latent_tile(run, p, s, &tile);
+    make_tile(run, p, s, &tile);
     find_rows_ahead(a, k + tile.keys, end, last, &tile);
-    if (run->integers) attend_tile16(run, &tile);
-    else attend_tile(run, &tile);
+    attend(run, &tile);
   }
 }
 
 static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
   const qk_int c = a->pages.c, r = a->pages.r, end = smaller(a->end, a->first_position + a->tokens);
   attention_run run = {.rows = (qk_int)a->tokens * a->heads, .rows_per_token = a->heads, .first_position = a->first_position,
-                       .key_width = padded(c + r, 16), .value_width = c, .integers = !a->exact && a->pages.type != QK_CACHE_F32};
+                       .key_width = padded(c + r, 16), .value_width = c, .integers = !a->exact && a->pages.type != QK_CACHE_F32, .bytes = QK_BYTE_ATTENTION && !a->exact && a->pages.type == QK_CACHE_INT8};
   if (run.rows <= 0) return;
   if (run.integers) {
     run.main_width = padded(c, VALUE_PANEL), run.rest_width = padded(r, 32);
     run.key_width = run.main_width + run.rest_width;
+    run.row_bytes = run.bytes ? qk_cache_row_bytes(QK_CACHE_INT8, c, r) : 2 * run.key_width;
   }
   const attention_scratch s = carve(scratch, &run, c);
   const qk_softmax_state part = {.m = s.part_m, .l = s.part_l, .u = s.part_u, .u_stride = padded(c, 16)};
@@ -229,7 +262,6 @@ static void v_attention_expanded(const qk_expanded_attention *a, void *scratch) 
   for (qk_int k = a->begin; k < end; k += QK_KEY_TILE) {
     key_tile tile = {.begin = k, .keys = (int)smaller(QK_KEY_TILE, end - k)};
     expanded_tile(&run, a, &s, &tile);
-    if (run.integers) attend_tile16(&run, &tile);
-    else attend_tile(&run, &tile);
+    attend(&run, &tile);
   }
 }

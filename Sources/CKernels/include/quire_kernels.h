@@ -85,8 +85,9 @@ qk_int qk_matmul_scratch_bytes(qk_int columns);
 typedef enum qk_cache_type { QK_CACHE_F32 = 0, QK_CACHE_BF16 = 1, QK_CACHE_INT8 = 2, QK_CACHE_INT6 = 3, QK_CACHE_INT16 = 4 } qk_cache_type;
 
 /// Bytes of one cache row (one token, one layer): latent [c] and rope key [r].
-/// f32, bf16: c + r values. int16: f32 scales of latent and rope key, then c + r int16. int8: f32 scale per 64 latents, then r bf16, then c int8. int6: bf16 scale per 32 latents, then r bf16, then
-/// latents of 6 bits, 4 in 3 bytes. Rounded up to 4 bytes.
+/// f32, bf16: c + r values. int16: f32 scales of latent and rope key, then c + r int16. int8: f32 scale and int32 offset per 128 latents, f32
+/// scale of the rope key, r int16, c int8. int6: bf16 scale per 32 latents, f32 scale of the rope key, r int16, then latents of 6 bits, 4 in
+/// 3 bytes. Rounded up to 4 bytes.
 qk_int qk_cache_row_bytes(qk_cache_type type, qk_int c, qk_int r);
 
 /// The rows of one sequence in one layer: position p is row p % page_tokens of page table[p / page_tokens].
@@ -163,7 +164,7 @@ qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_wi
 /// One ISA variant. All arrays are float32 and may be unaligned unless said otherwise; in-place use (out == in) is fine for
 /// the element-wise ones. "Invariant" = the bits of one (row, token) do not depend on tokens, ranges or neighbours.
 typedef struct qk_kernels {
-  const char *name;                   // "scalar", "avx2", "avx512", "avx512bf16"
+  const char *name;                   // "scalar", "avx2", "avxvnni", "avx512", "avx512bf16"
 
   /// out[(i - begin) * out_stride + k] = W[i, k] for rows [begin, end) of a QK_FILE matrix. Bit-exact to SPEC 3.6.
   void (*dequantize_rows)(const qk_matrix *w, qk_int begin, qk_int end, float *out, qk_int out_stride);
@@ -224,8 +225,10 @@ typedef struct qk_kernels {
 
 const qk_kernels *qk_kernels_scalar(void);
 const qk_kernels *_Nullable qk_kernels_avx2(void);       // NULL if the CPU lacks AVX2, FMA, F16C
-const qk_kernels *_Nullable qk_kernels_avx512(void);     // F, BW, DQ, VL, VNNI; with BF16 products where the CPU has them
-/// The variant named ("scalar", "avx2", "avx512"); NULL if unknown or not on this CPU.
+const qk_kernels *_Nullable qk_kernels_avxvnni(void);    // and AVX-VNNI
+const qk_kernels *_Nullable qk_kernels_avx512(void);     // F, BW, DQ, VL, VNNI
+const qk_kernels *_Nullable qk_kernels_avx512bf16(void); // and BF16 products
+/// The variant named ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16"); NULL if unknown or not on this CPU.
 const qk_kernels *_Nullable qk_kernels_named(const char *name);
 /// The widest, or what the environment variable QUIRE_KERNELS names if this CPU has it.
 const qk_kernels *qk_kernels_best(void);

@@ -1,0 +1,301 @@
+// Private body, compiled for ISAs that multiply unsigned by signed bytes: the attention of simd_body_attention.h on the int8 cache, whose
+// rows stay as they lie (cache.h). Queries become bytes with a scale per group of latents, 128 too large, which the offsets of a row make
+// good; rope keys are multiplied as 16-bit integers. A weight times the scale of a value's group becomes a byte, in units of the largest that
+// the row of queries sees in the tile; where that is too coarse, because few keys have nearly all of the weight, a second byte follows. All
+// of it depends on nothing but the row and the keys that it sees.
+
+/// Lines of the next tile that scores fetch for each line of a key; the sums of value products are whole quads of keys.
+enum { BYTE_SCORE_LINES = 4, QUAD = 4, BYTE_PANEL = VALUE_PANEL / 16 };
+
+/// The largest weight of a tile is FINE_UNITS: 255 coarse units of 256. Coarse weights do if half a unit for each key of the tile is at most
+/// 1/32 of all the row's weight so far: if that is at least what COARSE_KEYS keys of the largest weight have.
+enum { FINE_UNITS = 255 * 256, COARSE_KEYS = 8 };
+
+/// The weights of a tile for a block of query rows, and what goes with them.
+typedef struct byte_block {
+  float scores[QK_KEY_TILE][BLOCK_ROWS];                  // then exp(score - m) / unit
+  uint32_t high[QK_KEY_TILE / QUAD][BLOCK_ROWS];          // weights of one group, quads of keys: coarse
+  uint32_t low[QK_KEY_TILE / QUAD][BLOCK_ROWS];           // and what of a fine weight is left
+  float high_unit[BLOCK_ROWS], low_unit[BLOCK_ROWS];      // of that group
+  float unit[BLOCK_ROWS], old[BLOCK_ROWS], one[BLOCK_ROWS];  // of weights before the group's scale; what old sums are scaled by; 1
+  int32_t fine[BLOCK_ROWS];                               // 1 or 0
+  bool any_fine;
+} byte_block;
+
+INLINE qk_int byte_query_bytes(const attention_run *run) { return run->main_width + 2 * run->rest_width; }
+
+/// Up to 128 columns as bytes 128 too large; returns their scale.
+static float put_query_bytes(const float *x, qk_int count, uint8_t *out) {
+  const float largest = qk_float_of_bits((uint32_t)largest_bits(x, count));
+  const bool usable = largest >= 1e-30f && largest <= 3.4028235e38f;
+  const vf inverse = f_set1(usable ? 127.0f / largest : 0);
+  for (qk_int i = 0; usable && i < count; i += 16) {
+    uint8_t lanes[16];
+    _mm_storeu_si128((__m128i_u *)lanes, _mm_xor_si128(i8_of_i(i_of_f(f_mul(f_loadn(x + i, count - i), inverse))), _mm_set1_epi8((char)0x80)));
+    memcpy(out + i, lanes, count - i < 16 ? (size_t)(count - i) : 16);
+  }
+  return usable ? largest / 127.0f : largest < 1e-30f ? 0 : NAN;
+}
+
+/// 16 query rows at a time become a panel of words, four columns of the main part each, then two of the rest.
+static void put_byte_queries(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, uint8_t *copies, uint8_t *panels,
+                             float *scales, float *rest_scales, int32_t *seen) {
+  const qk_int groups = qk_int8_groups(run->main_width), bytes = byte_query_bytes(run);
+  for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
+    const uint32_t *rows[BLOCK_ROWS];
+    for (qk_int i = 0; i < BLOCK_ROWS; i++) {
+      const qk_int row = smaller(first + i, run->rows - 1);  // what is too much repeats the last, and nobody looks at it
+      uint8_t *out = copies + i * bytes;
+      memset(out, 0x80, (size_t)run->main_width);
+      for (qk_int g = 0; g < groups; g++) {
+        const qk_int at = g * QK_INT8_LATENTS_PER_SCALE;
+        scales[first * groups + g * BLOCK_ROWS + i] = put_query_bytes(q + row * stride + at, smaller(QK_INT8_LATENTS_PER_SCALE, main - at), out + at);
+      }
+      rest_scales[first + i] = put_int16(q + row * stride + main, rest, run->rest_width, (int16_t *)(out + run->main_width));
+      seen[first + i] = (int32_t)seen_before(run, row);
+      rows[i] = (const uint32_t *)out;
+    }
+    uint32_t *panel = (uint32_t *)(panels + first * bytes);
+    for (qk_int w = 0; w < bytes / 4; w += 16) {
+      transpose_words(rows, panel + w * BLOCK_ROWS, BLOCK_ROWS);
+      for (int i = 0; i < BLOCK_ROWS; i++) rows[i] += 16;
+    }
+  }
+}
+
+/// A row of the widths of the run, padded with zeros: where the pages' rows are narrower.
+static void pad_byte_row(const attention_run *run, const qk_pages *p, const uint8_t *row, uint8_t *out) {
+  const qk_int heads = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width);
+  memset(out, 0, (size_t)(heads + 2 * run->rest_width + run->main_width));
+  memcpy(out, row, (size_t)heads);  // as many groups
+  memcpy(out + heads, row + heads, (size_t)p->r * 2);
+  memcpy(out + heads + 2 * run->rest_width, row + heads + 2 * p->r, (size_t)p->c);
+}
+
+/// Columns [at, at + 64) of value rows -> quads of keys, in the order of b_interleave4.
+static void make_byte_panel(const void *const *rows, int keys, qk_int at, uint32_t *panel) {
+  for (int s = 0; s < keys; s += QUAD, panel += VALUE_PANEL) {
+    vb quad[4];
+    b_interleave4(b_load((const uint8_t *)rows[s] + at), b_load((const uint8_t *)rows[s + 1] + at), b_load((const uint8_t *)rows[s + 2] + at),
+                  b_load((const uint8_t *)rows[s + 3] + at), quad);
+    for (int i = 0; i < 4; i++) b_store(panel + 16 * i, quad[i]);
+  }
+}
+
+/// The latents of a row.
+INLINE qk_int byte_latents(const attention_run *run) { return qk_cache_latent_offset(QK_CACHE_INT8, run->main_width, run->rest_width); }
+
+/// The cache rows in `ahead` as keys and values. `copies` takes rows that must be padded.
+static void byte_tile(const attention_run *run, const qk_pages *p, uint8_t *copies, float *largest, uint32_t *panels, key_tile *tile) {
+  const qk_int groups = qk_int8_groups(run->main_width), latents = byte_latents(run);
+  const bool as_they_lie = p->c == run->main_width && p->r == run->rest_width;
+  tile->largest = largest, tile->largest_stride = padded(groups, 16);
+  for (int i = 0; i < tile->keys; i++) {
+    tile->key[i] = tile->ahead[i];
+    if (as_they_lie) continue;
+    uint8_t *copy = copies + i * (latents + run->main_width);
+    pad_byte_row(run, p, tile->ahead[i], copy);
+    tile->key[i] = copy;
+  }
+  for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->key[i] = tile->key[i - 1];
+  for (qk_int g = 0; g < groups; g += 16) {
+    vf most = f_zero();
+    for (int i = 0; i < tile->keys; i++) {
+      most = f_max(f_loadn((const float *)tile->key[i] + g, groups - g), most);
+      f_store(largest + i * tile->largest_stride + g, most);
+    }
+  }
+  tile->value_panels = panels;
+  tile->whole_panels = run->rows > BLOCK_ROWS;
+  for (qk_int j = 0; tile->whole_panels && j < run->value_width; j += VALUE_PANEL)
+    make_byte_panel(tile->key, tile->keys, latents + j, panels + j * (QK_KEY_TILE / QUAD));
+}
+
+/// acc += products of LINE_PAIRS words of 16 query rows with a cache line of each key, bytes or 16-bit integers.
+INLINE void key_line(vi (*acc)[KEY_CHAINS], const uint32_t *q, const uint8_t *const *keys, qk_int at, const bool bytes) {
+  UNROLL
+  for (int j = 0; j < LINE_PAIRS; j += KEY_CHAINS)
+    for (int c = 0; c < KEY_CHAINS; c++) {
+      const vi rows = i_load(q + (j + c) * BLOCK_ROWS);
+      for (int i = 0; i < DOT_KEYS; i++) {
+        const uint8_t *word = keys[i] + at + 4 * (j + c);
+        acc[i][c] = bytes ? i_dot8_word(acc[i][c], rows, word) : i_dot16_word(acc[i][c], rows, word);
+      }
+    }
+}
+
+INLINE vf key_sum(const vi *acc) { return f_of_i(KEY_CHAINS == 2 ? i_add(acc[0], acc[KEY_CHAINS - 1]) : acc[0]); }
+
+/// Scores of the block of query rows at `first` and DOT_KEYS keys, and meanwhile, if `ahead`, lines from there on.
+static void byte_scores(const attention_run *run, qk_int first, const uint8_t *const *keys, const uint8_t *ahead, float (*scores)[BLOCK_ROWS]) {
+  const qk_int groups = qk_int8_groups(run->main_width), rope = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width), latents = byte_latents(run);
+  const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * byte_query_bytes(run)), *rest = q + run->main_width / 4 * BLOCK_ROWS;
+  const vf rest_scale = f_load(run->q_rest_scale + first);
+  vi acc[DOT_KEYS][KEY_CHAINS];
+  vf sums[DOT_KEYS];
+  for (int i = 0; i < DOT_KEYS; i++)
+    for (int c = 0; c < KEY_CHAINS; c++) acc[i][c] = i_set1(0);
+  for (qk_int k = 0; k < run->rest_width / 2; k += LINE_PAIRS) key_line(acc, rest + k * BLOCK_ROWS, keys, rope + 4 * k, false);
+  for (int i = 0; i < DOT_KEYS; i++) sums[i] = f_mul(key_sum(acc[i]), f_mul(rest_scale, f_set1(qk_float_of_bits(qk_load32(keys[i] + rope - 4)))));
+  for (qk_int g = 0; g < groups; g++) {
+    for (int i = 0; i < DOT_KEYS; i++) {
+      acc[i][0] = i_set1((int32_t)qk_load32(keys[i] + 4 * (groups + g)));
+      if (KEY_CHAINS == 2) acc[i][KEY_CHAINS - 1] = i_set1(0);
+    }
+    const qk_int begin = g * (QK_INT8_LATENTS_PER_SCALE / 4), end = smaller(begin + QK_INT8_LATENTS_PER_SCALE / 4, run->main_width / 4);
+    for (qk_int k = begin; k < end; k += LINE_PAIRS) {
+      if (ahead)
+        for (int i = 0; i < BYTE_SCORE_LINES; i++) _mm_prefetch((const char *)ahead + 4 * k * BYTE_SCORE_LINES + 64 * i, _MM_HINT_T1);
+      key_line(acc, q + k * BLOCK_ROWS, keys, latents + 4 * k, true);
+    }
+    const vf scale = f_load(run->q_scale + first * groups + g * BLOCK_ROWS);
+    for (int i = 0; i < DOT_KEYS; i++)
+      sums[i] = f_fma(f_mul(key_sum(acc[i]), scale), f_set1(qk_float_of_bits(qk_load32(keys[i] + 4 * g))), sums[i]);
+  }
+  for (int i = 0; i < DOT_KEYS; i++) f_store(scores[i], sums[i]);
+}
+
+/// Hides what a row does not see; returns the largest score of the tile.
+INLINE vf hide_scores(const key_tile *tile, vi seen, int keys, bool all, byte_block *b) {
+  vf most = f_set1(-INFINITY);
+  for (int k = 0; k < keys; k++) {
+    vf v = f_load(b->scores[k]);
+    if (!all) {
+      v = f_where_above(seen, i_set1((int32_t)tile->begin + k), v, f_set1(-INFINITY));
+      f_store(b->scores[k], v);
+    }
+    most = f_max(v, most);
+  }
+  return most;
+}
+
+/// Scores -> weights in fine units, zero where a row does not see; updates m and l.
+static void byte_softmax(const attention_run *run, const key_tile *tile, qk_int first, int keys, byte_block *b) {
+  const qk_int rows = run->rows - first;
+  float *m = run->state.m + first, *l = run->state.l + first;
+  const vi seen = i_load(run->seen + first);
+  const bool all = seen_by(run, tile, first) >= keys;  // earlier rows see less
+  const vf before = f_loadn(m, rows), largest = hide_scores(tile, seen, keys, all, b), most = f_max(largest, before);
+  const vf shift = f_max(most, f_set1(-3.4028235e38f)), top = f_exp_negative(f_sub(largest, shift)), least = f_set1(1e-30f);
+  const vf inverse = f_zero_below(top, least, f_div(f_set1(FINE_UNITS), top));
+  vf sum = f_zero();
+  for (int k = 0; k < keys; k++) {
+    vf p = f_exp_negative(f_sub(f_load(b->scores[k]), shift));
+    if (!all) p = f_where_above(seen, i_set1((int32_t)tile->begin + k), p, f_zero());
+    sum = f_add(sum, p);
+    f_store(b->scores[k], f_mul(p, inverse));
+  }
+  for (int k = keys; k % QUAD != 0; k++) f_store(b->scores[k], f_zero());
+  const vf old = f_exp(f_sub(before, shift)), total = f_fma(f_loadn(l, rows), old, sum);
+  f_store(b->unit, f_zero_below(top, least, f_mul(top, f_set1(1.0f / FINE_UNITS))));
+  f_store(b->old, old);
+  f_store(b->one, f_set1(1));
+  b_store(b->fine, i_of_f(f_zero_below(f_mul(top, f_set1(COARSE_KEYS)), total, f_set1(1))));
+  f_storen(m, most, rows);
+  f_storen(l, total, rows);
+  b->any_fine = false;
+  for (int i = 0; i < BLOCK_ROWS && i < rows; i++) b->any_fine |= b->fine[i] != 0;
+}
+
+/// Weights times the scales of group g of the values, as bytes, and their units.
+static void byte_weights(const attention_run *run, const key_tile *tile, qk_int first, int keys, qk_int g, byte_block *b) {
+  float largest[BLOCK_ROWS];
+  for (int i = 0; i < BLOCK_ROWS; i++) {
+    const int seen = seen_by(run, tile, smaller(first + i, run->rows - 1));
+    largest[i] = seen > 0 ? tile->largest[(seen - 1) * tile->largest_stride + g] : 0;
+  }
+  const vf most = f_load(largest), unit = f_mul(f_load(b->unit), most);
+  const vf inverse = f_zero_below(most, f_set1(1e-34f), f_div(f_set1(1.0f / 256), most));
+  const vi fine = i_load(b->fine), none = i_set1(0);
+  f_store(b->high_unit, f_mul(unit, f_set1(256)));
+  f_store(b->low_unit, unit);
+  for (int k = 0; k < keys; k += QUAD) {
+    vi high = none, low = none;
+    for (int j = 0; j < QUAD; j++) {
+      const vf w = f_mul(f_mul(f_load(b->scores[k + j]), inverse), f_set1(((const float *)tile->key[k + j])[g]));
+      vi one = i_of_f(w);
+      if (b->any_fine) {
+        const vi whole = i_of_f(f_mul(w, f_set1(256)));
+        one = bits_of_f(f_where_above(fine, none, f_of_bits(i_srl(whole, 8)), f_of_bits(one)));
+        low = i_or(low, i_sll(bits_of_f(f_where_above(fine, none, f_of_bits(i_and(whole, i_set1(255))), f_zero())), 8 * j));
+      }
+      high = i_or(high, i_sll(one, 8 * j));
+    }
+    b_store(b->high[k / QUAD], high);
+    if (b->any_fine) b_store(b->low[k / QUAD], low);
+  }
+}
+
+/// u = u * old + unit * weighted values for `rows` rows and a panel of 64 columns, of which `count` are there.
+INLINE void byte_value_micro(float *u, qk_int u_stride, const uint32_t (*weights)[BLOCK_ROWS], const float *unit, const float *old,
+                             const uint32_t *panel, int quads, qk_int count, row_lines ahead, const int rows) {
+  vi acc[BYTE_ROWS][BYTE_PANEL];
+  for (int i = 0; i < rows; i++)
+    for (int c = 0; c < BYTE_PANEL; c++) acc[i][c] = i_set1(0);
+  for (int s = 0; s < quads; s++) {
+    vi v[BYTE_PANEL];
+    if (s < ahead.count) _mm_prefetch((const char *)ahead.first + 64 * s, _MM_HINT_T1);
+    for (int c = 0; c < BYTE_PANEL; c++) v[c] = i_load(panel + s * VALUE_PANEL + 16 * c);
+    for (int i = 0; i < rows; i++) {
+      const vi w = i_set1((int32_t)weights[s][i]);
+      for (int c = 0; c < BYTE_PANEL; c++) acc[i][c] = i_dot8(acc[i][c], w, v[c]);
+    }
+  }
+  for (int i = 0; i < rows; i++) {
+    vf sums[BYTE_PANEL];
+    for (int c = 0; c < BYTE_PANEL; c++) sums[c] = f_of_i(acc[i][c]);
+    f_uninterleave4(sums);
+    float *out = u + i * u_stride;
+    for (int c = 0; c < BYTE_PANEL; c++) {
+      const qk_int left = count - 16 * c;
+      f_storen(out + 16 * c, f_fma(sums[c], f_set1(unit[i]), f_mul(f_loadn(out + 16 * c, left), f_set1(old[i]))), left);
+    }
+  }
+}
+
+/// BYTE_ROWS rows at r, or what is left of the block.
+static void byte_value_rows(float *u, qk_int u_stride, const byte_block *b, int r, const uint32_t *panel, int quads, qk_int count,
+                            row_lines ahead, int rows) {
+  bool fine = false;
+  for (int i = r; i < r + rows; i++) fine |= b->fine[i] != 0;
+#define STEP(n)                                                                                                                      \
+  if (n <= BYTE_ROWS) {                                                                                                               \
+    const int m = n <= BYTE_ROWS ? n : 1;                                                                                             \
+    byte_value_micro(u, u_stride, (const uint32_t (*)[BLOCK_ROWS])&b->high[0][r], b->high_unit + r, b->old + r, panel, quads, count,  \
+                     ahead, m);                                                                                                       \
+    if (fine)                                                                                                                         \
+      byte_value_micro(u, u_stride, (const uint32_t (*)[BLOCK_ROWS])&b->low[0][r], b->low_unit + r, b->one + r, panel, quads, count,  \
+                       (row_lines){.count = 0}, m);                                                                                   \
+  }
+  FOR_COUNT(rows, STEP)
+#undef STEP
+}
+
+static void byte_values(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, byte_block *b) {
+  const qk_int stride = run->state.u_stride, calls = (rows + BYTE_ROWS - 1) / BYTE_ROWS, latents = byte_latents(run);
+  const qk_int turns = padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls;
+  qk_int turn = 0;
+  for (qk_int j = 0; j < run->value_width; j += VALUE_PANEL) {
+    if (j % QK_INT8_LATENTS_PER_SCALE == 0) byte_weights(run, tile, first, keys, j / QK_INT8_LATENTS_PER_SCALE, b);
+    uint32_t *panel = tile->value_panels + (tile->whole_panels ? j * (QK_KEY_TILE / QUAD) : 0);
+    if (!tile->whole_panels) make_byte_panel(tile->key, tile->keys, latents + j, panel);
+    for (int r = 0; r < rows; r += BYTE_ROWS, turn++) {
+      const row_lines ahead = first == 0 ? value_lines(run, tile, turn, turns) : (row_lines){.count = 0};
+      byte_value_rows(run->state.u + (first + r) * stride + j, stride, b, r, panel, (keys + QUAD - 1) / QUAD, run->value_width - j, ahead,
+                      (int)smaller(rows - r, BYTE_ROWS));
+    }
+  }
+}
+
+static void attend_tile8(const attention_run *run, const key_tile *tile) {
+  byte_block block;
+  for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
+    const int rows = (int)smaller(BLOCK_ROWS, run->rows - first);
+    const int keys = seen_by(run, tile, first + rows - 1);  // later rows see more
+    if (keys == 0) continue;
+    for (int i = 0; i < keys; i += DOT_KEYS)
+      byte_scores(run, first, (const uint8_t *const *)tile->key + i, first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL, block.scores + i);
+    byte_softmax(run, tile, first, keys, &block);
+    byte_values(run, tile, first, rows, keys, &block);
+  }
+}
