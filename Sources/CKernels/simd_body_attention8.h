@@ -1,5 +1,5 @@
 // Private body, compiled for ISAs that multiply unsigned by signed bytes: the attention of simd_body_attention.h on the int8 cache, whose
-// rows stay as they lie (cache.h). Queries become bytes with a scale per group of latents, 128 too large, which the offsets of a row make
+// rows stay as they lie (cache.h), and on the int6 cache, whose rows become such rows tile by tile. Queries become bytes with a scale per group of latents, 128 too large, which the offsets of a row make
 // good; rope keys are multiplied as 16-bit integers. A weight times the scale of a value's group becomes a byte, in units of the largest that
 // the row of queries sees in the tile; where that is too coarse, because few keys have nearly all of the weight, a second byte follows. All
 // of it depends on nothing but the row and the keys that it sees.
@@ -63,13 +63,46 @@ static void put_byte_queries(const attention_run *run, const float *q, qk_int st
   }
 }
 
-/// A row of the widths of the run, padded with zeros: where the pages' rows are narrower.
-static void pad_byte_row(const attention_run *run, const qk_pages *p, const uint8_t *row, uint8_t *out) {
-  const qk_int heads = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width);
-  memset(out, 0, (size_t)(heads + 2 * run->rest_width + run->main_width));
-  memcpy(out, row, (size_t)heads);  // as many groups
-  memcpy(out + heads, row + heads, (size_t)p->r * 2);
-  memcpy(out + heads + 2 * run->rest_width, row + heads + 2 * p->r, (size_t)p->c);
+/// The int6 cache is multiplied in bytes where whole vectors of 16 latents fill a row.
+INLINE bool multiplies_bytes(const qk_pages *p) { return p->type == QK_CACHE_INT8 || (p->type == QK_CACHE_INT6 && p->c % 16 == 0); }
+
+/// Latents [first, end) of a row of the int6 cache as one group of a row of the int8 cache, in units of a quarter of their largest scale.
+static void put_six_bit_group(const uint8_t *scales, const uint8_t *words, qk_int c, qk_int first, qk_int end, void *scale_out, void *offset_out,
+                              uint8_t *out) {
+  float largest = 0;
+  for (qk_int i = first; i < end; i += QK_INT6_LATENTS_PER_SCALE) {
+    const float scale = qk_float_of_bf16(qk_load16(scales + i / QK_INT6_LATENTS_PER_SCALE * 2));
+    if (scale > largest || scale != scale) largest = scale;  // NaN stays
+  }
+  const float unit = largest / 4, inverse = largest >= 1e-30f ? 4 / largest : 0;
+  vi sum = i_set1(0);
+  for (qk_int i = first; i < end; i += 16) {
+    const float scale = qk_float_of_bf16(qk_load16(scales + i / QK_INT6_LATENTS_PER_SCALE * 2));
+    const vi v = i_of_f(f_mul(f_of_i(load_six_bits(words, i, c)), f_set1(scale * inverse)));
+    sum = i_add(sum, v);
+    _mm_storeu_si128((__m128i_u *)(out + i), i8_of_i(v));
+  }
+  const int32_t offset = (int32_t)((uint32_t)i_hsum(sum) * (uint32_t)QK_INT8_OFFSET);
+  memcpy(scale_out, &unit, 4);
+  memcpy(offset_out, &offset, 4);
+}
+
+/// A row of the int8 cache in the widths of the run: where the pages' rows are narrower or of 6 bits.
+static void put_byte_row(const attention_run *run, const qk_pages *p, const uint8_t *row, uint8_t *out) {
+  const qk_int groups = qk_int8_groups(run->main_width), rope = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width);
+  const uint8_t *from = row + qk_cache_latent_offset(p->type, p->c, p->r);
+  uint8_t *latents = out + rope + 2 * run->rest_width;
+  memset(out + rope, 0, (size_t)(2 * run->rest_width + run->main_width));
+  if (p->type == QK_CACHE_INT8) {
+    memcpy(out, row, (size_t)groups * 8);  // as many groups
+    memcpy(latents, from, (size_t)p->c);
+  } else {
+    for (qk_int g = 0; g < groups; g++)
+      put_six_bit_group(row, from, p->c, g * QK_INT8_LATENTS_PER_SCALE, smaller((g + 1) * QK_INT8_LATENTS_PER_SCALE, p->c), out + 4 * g,
+                        out + 4 * (groups + g), latents);
+  }
+  memcpy(out + rope - 4, row + qk_cache_rope_scale_offset(p->type, p->c), 4);
+  memcpy(out + rope, row + qk_cache_rope_offset(p->type, p->c), (size_t)p->r * 2);
 }
 
 /// Columns [at, at + 64) of value rows -> quads of keys, in the order of b_interleave4.
@@ -85,16 +118,16 @@ static void make_byte_panel(const void *const *rows, int keys, qk_int at, uint32
 /// The latents of a row.
 INLINE qk_int byte_latents(const attention_run *run) { return qk_cache_latent_offset(QK_CACHE_INT8, run->main_width, run->rest_width); }
 
-/// The cache rows in `ahead` as keys and values. `copies` takes rows that must be padded.
+/// The cache rows in `ahead` as keys and values. `copies` takes rows that cannot stay as they lie.
 static void byte_tile(const attention_run *run, const qk_pages *p, uint8_t *copies, float *largest, uint32_t *panels, key_tile *tile) {
   const qk_int groups = qk_int8_groups(run->main_width), latents = byte_latents(run);
-  const bool as_they_lie = p->c == run->main_width && p->r == run->rest_width;
+  const bool as_they_lie = p->type == QK_CACHE_INT8 && p->c == run->main_width && p->r == run->rest_width;
   tile->largest = largest, tile->largest_stride = padded(groups, 16);
   for (int i = 0; i < tile->keys; i++) {
     tile->key[i] = tile->ahead[i];
     if (as_they_lie) continue;
     uint8_t *copy = copies + i * (latents + run->main_width);
-    pad_byte_row(run, p, tile->ahead[i], copy);
+    put_byte_row(run, p, tile->ahead[i], copy);
     tile->key[i] = copy;
   }
   for (int i = tile->keys; i < QK_KEY_TILE; i++) tile->key[i] = tile->key[i - 1];

@@ -78,14 +78,17 @@ static void load_int8(const uint8_t *scales, const uint8_t *q, qk_int c, float *
   for (; i < c; i++) latent[i] = qk_float_of_bits(qk_load32(scales + i / QK_INT8_LATENTS_PER_SCALE * 4)) * (float)(int8_t)q[i];
 }
 
+/// Latents i ..< i + 16 of the c in a row, i a multiple of 16. 16 bytes are read where 12 are meant, but at the end of the row, where that
+/// might be one page too far.
+INLINE vi load_six_bits(const uint8_t *words, qk_int i, qk_int c) {
+  const uint8_t *at = words + i / 4 * 3;
+  return i_of_i6(i + 32 <= c ? load_qs(at) : _mm_insert_epi32(_mm_loadl_epi64((const __m128i_u *)at), (int32_t)qk_load32(at + 8), 2));
+}
+
 static void load_int6(const uint8_t *scales, const uint8_t *words, qk_int c, float *latent) {
   qk_int i = 0;
-  for (; i + 16 <= c; i += 16) {
-    const uint8_t *at = words + i / 4 * 3;
-    // 16 bytes are read where 12 are meant, which at the end of the row might be one page too far.
-    const __m128i six = i + 32 <= c ? load_qs(at) : _mm_insert_epi32(_mm_loadl_epi64((const __m128i_u *)at), (int32_t)qk_load32(at + 8), 2);
-    f_store(latent + i, f_mul(f_set1(qk_float_of_bf16(qk_load16(scales + i / QK_INT6_LATENTS_PER_SCALE * 2))), f_of_i(i_of_i6(six))));
-  }
+  for (; i + 16 <= c; i += 16)
+    f_store(latent + i, f_mul(f_set1(qk_float_of_bf16(qk_load16(scales + i / QK_INT6_LATENTS_PER_SCALE * 2))), f_of_i(load_six_bits(words, i, c))));
   for (; i < c; i++) latent[i] = qk_float_of_bf16(qk_load16(scales + i / QK_INT6_LATENTS_PER_SCALE * 2)) * (float)qk_int6_at(words, i);
 }
 

@@ -201,12 +201,15 @@ static void latent_split(attention_run *run, const qk_latent_attention *a, qk_in
 static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
   const qk_int c = a->pages.c, r = a->pages.r, end = smaller(a->end, a->first_position + a->tokens);
   attention_run run = {.rows = (qk_int)a->tokens * a->heads, .rows_per_token = a->heads, .first_position = a->first_position,
-                       .key_width = padded(c + r, 16), .value_width = c, .integers = !a->exact && a->pages.type != QK_CACHE_F32, .bytes = QK_BYTE_ATTENTION && !a->exact && a->pages.type == QK_CACHE_INT8};
+                       .key_width = padded(c + r, 16), .value_width = c, .integers = !a->exact && a->pages.type != QK_CACHE_F32};
   if (run.rows <= 0) return;
+#if QK_BYTE_ATTENTION
+  run.bytes = run.integers && multiplies_bytes(&a->pages);
+#endif
   if (run.integers) {
     run.main_width = padded(c, VALUE_PANEL), run.rest_width = padded(r, 32);
     run.key_width = run.main_width + run.rest_width;
-    run.row_bytes = run.bytes ? qk_cache_row_bytes(QK_CACHE_INT8, c, r) : 2 * run.key_width;
+    run.row_bytes = run.bytes ? qk_cache_row_bytes(a->pages.type, c, r) : 2 * run.key_width;
   }
   const attention_scratch s = carve(scratch, &run, c);
   const qk_softmax_state part = {.m = s.part_m, .l = s.part_l, .u = s.part_u, .u_stride = padded(c, 16)};

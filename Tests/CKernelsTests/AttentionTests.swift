@@ -364,7 +364,8 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
         let exact = latent(variant, cache, q[...], heads: heads, first: seen - 1, exact: true).finished(variant)
         let fast = latent(variant, cache, q[...], heads: heads, first: seen - 1, exact: false).finished(variant)
         let error = zip(exact, fast).reduce(Float(0)) { max($0, abs($1.0 - $1.1)) }
-        #expect(error < 1e-2, "\(variantName(variant)) type \(type.rawValue): \(error)")
+        // Latents of 6 bits are rounded again, to bytes with a scale for more of them.
+        #expect(error < (type == QK_CACHE_INT6 ? 2e-2 : 1e-2), "\(variantName(variant)) type \(type.rawValue): \(error)")
       }
     }
   }
