@@ -86,8 +86,11 @@ static void softmax_integers(const attention_run *run, const key_tile *tile, qk_
   vf sum = f_zero(), weighed = f_zero();
   for (int k = 0; k < keys; k++) {
     vf p = f_exp_negative(f_sub(f_load(b->scores[k]), shift));
-    if (!all) p = f_where_above(seen, i_set1((int32_t)tile->begin + k), p, f_zero());
-    const vf w = f_mul(p, f_set1(tile->value_scale[k]));
+    vf w = f_mul(p, f_set1(tile->value_scale[k]));
+    if (!all) {  // both: the scale may be NaN
+      p = f_where_above(seen, i_set1((int32_t)tile->begin + k), p, f_zero());
+      w = f_where_above(seen, i_set1((int32_t)tile->begin + k), w, f_zero());
+    }
     sum = f_add(sum, p);
     weighed = f_add(weighed, w);
     f_store(b->scores[k], w);

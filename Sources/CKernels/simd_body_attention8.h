@@ -240,12 +240,14 @@ static void byte_weights(const attention_run *run, const key_tile *tile, qk_int 
   const vf most = f_load(largest), unit = f_mul(f_load(b->unit), most);
   const vf inverse = f_zero_below(most, f_set1(1e-34f), f_div(f_set1(1.0f / 256), most));
   const vi fine = i_load(b->fine), none = i_set1(0);
+  const vf zero = f_zero();
   f_store(b->high_unit, f_mul(unit, f_set1(256)));
   f_store(b->low_unit, unit);
   for (int k = 0; k < keys; k += QUAD) {
     vi high = none, low = none;
     for (int j = 0; j < QUAD; j++) {
-      const vf w = f_mul(f_mul(f_load(b->scores[k + j]), inverse), f_set1(((const float *)tile->key[k + j])[g]));
+      const vf product = f_mul(f_mul(f_load(b->scores[k + j]), inverse), f_set1(((const float *)tile->key[k + j])[g]));
+      const vf w = f_max(product, zero);  // 0 for NaN: a key that only later rows see may have that scale
       vi one = i_of_f(w);
       if (b->any_fine) {
         const vi whole = i_of_f(f_mul(w, f_set1(256)));

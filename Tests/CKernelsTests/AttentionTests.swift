@@ -370,6 +370,31 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
     }
   }
 
+  /// The last key of a chunk is not finite: in integers the tokens before it do not see that, not even in their rounding. (As floats a value
+  /// that is not a number times a weight of zero is none either.)
+  @Test(arguments: [QK_CACHE_BF16, QK_CACHE_INT16, QK_CACHE_INT8, QK_CACHE_INT6].map(\.rawValue))
+  func whatIsNotFiniteIsNotSeenBefore(rawType: UInt32) {
+    let type = qk_cache_type(rawValue: rawType)
+    let (c, r, heads, tokens, first) = (256, 32, 3, 3, 135)
+    let width = c + r
+    var random = Random(4)
+    let q = random.normals(tokens * heads * width).map { $0 / 8 }
+    let clean = Cache(type, c: c, r: r, positions: first + tokens, pageTokens: 16, seed: 6)
+    let last = first + tokens - 1
+    for special in [Float.nan, .infinity] {
+      let cache = Cache(type, c: c, r: r, positions: first + tokens, pageTokens: 16, seed: 6)
+      let row = [Float](repeating: special, count: width)
+      let at = cache.memory.base + Int(cache.table[last / 16]) * cache.pages.page_stride + last % 16 * cache.pages.row_stride
+      row.withUnsafeBufferPointer { if let x = $0.baseAddress { qk_kernels_scalar().pointee.cache_store_row(type, c, r, x, x + c, at) } }
+      for variant in allVariants.dropFirst() {
+        let expected = latent(variant, clean, q[...], heads: heads, first: first, exact: false).finished(variant)
+        let out = latent(variant, cache, q[...], heads: heads, first: first, exact: false).finished(variant)
+        let before = (tokens - 1) * heads * c
+        #expect(out[..<before] == expected[..<before], "\(variantName(variant)) type \(rawType): \(special) is seen before")
+      }
+    }
+  }
+
   @Test func rowsThatSeeNothingAreZero() {
     let cache = Cache(QK_CACHE_BF16, c: 32, r: 32, positions: 300, pageTokens: 16, seed: 3)
     var random = Random(2)
