@@ -39,6 +39,9 @@ typedef struct key_tile {
 INLINE qk_int padded(qk_int n, qk_int to) { return (n + to - 1) / to * to; }
 INLINE qk_int smaller(qk_int a, qk_int b) { return a < b ? a : b; }
 
+/// Integers: bytes of a query row.
+INLINE qk_int query_bytes(const attention_run *run) { return (run->bytes ? 1 : 2) * run->main_width + 2 * run->rest_width; }
+
 /// A row sees the keys before this position.
 INLINE qk_int seen_before(const attention_run *run, qk_int row) { return run->first_position + row / run->rows_per_token + 1; }
 /// Keys of the tile that a row sees.

@@ -23,73 +23,88 @@ static void make_value_panel(const void *const *rows, int keys, qk_int at, uint3
   }
 }
 
-/// Products of 16 query rows with DOT_KEYS keys: a word of a key, two columns, times a vector of the rows' words. A cache line of each key
-/// at a time, and meanwhile, if `ahead`, SCORE_LINES lines from there on for each.
-INLINE void score_micro(const uint32_t *q, const uint8_t *const *keys, qk_int pairs, const uint8_t *ahead, int32_t (*sums)[BLOCK_ROWS]) {
-  vi acc[DOT_KEYS][KEY_CHAINS];
-  for (int i = 0; i < DOT_KEYS; i++)
-    for (int c = 0; c < KEY_CHAINS; c++) acc[i][c] = i_set1(0);
-  for (qk_int k = 0; k < pairs; k += LINE_PAIRS, q += LINE_PAIRS * BLOCK_ROWS) {
+/// acc + products with the word of a key at the pointer: i_dot16_word or i_dot8_word.
+typedef vi (*word_dot)(vi acc, vi rows, const uint8_t *word);
+
+/// acc += products of 16 query rows with `bytes` bytes of DOT_KEYS keys, `at` bytes from their beginnings: a word of a key times a vector of
+/// the rows' words. A cache line of each key at a time, and meanwhile, if `ahead`, `lines` lines from there on for each.
+INLINE void key_products(vi (*acc)[KEY_CHAINS], const uint32_t *q, const uint8_t *const *keys, qk_int at, qk_int bytes, const uint8_t *ahead,
+                         const int lines, const word_dot dot) {
+  for (qk_int k = 0; k < bytes; k += 4 * LINE_PAIRS, q += LINE_PAIRS * BLOCK_ROWS) {
     if (ahead)
-      for (int i = 0; i < SCORE_LINES; i++) _mm_prefetch((const char *)ahead + 4 * k * SCORE_LINES + 64 * i, _MM_HINT_T1);
+      for (int i = 0; i < lines; i++) _mm_prefetch((const char *)ahead + k * lines + 64 * i, _MM_HINT_T1);
     UNROLL
     for (int j = 0; j < LINE_PAIRS; j += KEY_CHAINS)
       for (int c = 0; c < KEY_CHAINS; c++) {
         const vi rows = i_load(q + (j + c) * BLOCK_ROWS);
-        for (int i = 0; i < DOT_KEYS; i++) acc[i][c] = i_dot16_word(acc[i][c], rows, keys[i] + 4 * (k + j + c));
+        for (int i = 0; i < DOT_KEYS; i++) acc[i][c] = dot(acc[i][c], rows, keys[i] + at + k + 4 * (j + c));
       }
   }
-  for (int i = 0; i < DOT_KEYS; i++) b_store(sums[i], KEY_CHAINS == 2 ? i_add(acc[i][0], acc[i][KEY_CHAINS - 1]) : acc[i][0]);
 }
 
-/// sums[key][row]: products of the block of query rows at `first` with columns [begin, begin + width) of the keys, whole DOT_KEYS.
-static void score_part(const attention_run *run, const key_tile *tile, qk_int first, int keys, qk_int begin, qk_int width,
-                       int32_t (*sums)[BLOCK_ROWS]) {
-  const uint32_t *q = (const uint32_t *)run->q + (first * run->key_width + begin * BLOCK_ROWS) / 2;
-  for (int i = 0; i < keys; i += DOT_KEYS) {
-    const uint8_t *key[DOT_KEYS];
-    for (int j = 0; j < DOT_KEYS; j++) key[j] = (const uint8_t *)tile->key[i + j] + 2 * begin;
-    const bool fetch = first == 0 && i < tile->ahead_keys;
-    score_micro(q, key, width / 2, fetch ? tile->ahead[i] + 2 * begin * SCORE_LINES : NULL, sums + i);
+INLINE void clear_products(vi (*acc)[KEY_CHAINS]) {
+  for (int i = 0; i < DOT_KEYS; i++)
+    for (int c = 0; c < KEY_CHAINS; c++) acc[i][c] = i_set1(0);
+}
+
+INLINE vf key_sum(const vi *acc) { return f_of_i(KEY_CHAINS == 2 ? i_add(acc[0], acc[KEY_CHAINS - 1]) : acc[0]); }
+
+/// Scores of the block of query rows at `first` and keys i ..< i + DOT_KEYS of the tile.
+static void key_scores(const attention_run *run, const key_tile *tile, qk_int first, int i, float (*scores)[BLOCK_ROWS]) {
+  const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * query_bytes(run));
+  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i, *ahead = first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL;
+  const qk_int main = 2 * run->main_width;
+  const vf scale = f_load(run->q_scale + first), rest_scale = f_load(run->q_rest_scale + first);
+  vi acc[DOT_KEYS][KEY_CHAINS];
+  vf sums[DOT_KEYS];
+  clear_products(acc);
+  key_products(acc, q, keys, 0, main, ahead, SCORE_LINES, i_dot16_word);
+  for (int j = 0; j < DOT_KEYS; j++) sums[j] = f_mul(key_sum(acc[j]), f_mul(scale, f_set1(tile->scale[i + j])));
+  if (run->rest_width > 0) {
+    clear_products(acc);
+    key_products(acc, q + main / 4 * BLOCK_ROWS, keys, main, 2 * run->rest_width, ahead ? ahead + main * SCORE_LINES : NULL, SCORE_LINES, i_dot16_word);
+    for (int j = 0; j < DOT_KEYS; j++) sums[j] = f_fma(key_sum(acc[j]), f_mul(rest_scale, f_set1(tile->rest_scale[i + j])), sums[j]);
   }
+  for (int j = 0; j < DOT_KEYS; j++) f_store(scores[j], sums[j]);
 }
 
 /// The weights of a tile for a block of query rows, and what goes with them.
 typedef struct softmax_block {
-  int32_t main[QK_KEY_TILE][BLOCK_ROWS], rest[QK_KEY_TILE][BLOCK_ROWS];  // products of the parts of the key
-  float scores[QK_KEY_TILE][BLOCK_ROWS];                                 // then exp(score - m) * value scale
-  uint32_t weights[QK_KEY_TILE / 2][BLOCK_ROWS];                         // the same / unit, as pairs of keys
-  float unit[BLOCK_ROWS], old[BLOCK_ROWS];                               // the weights' unit; what old sums are scaled by
+  float scores[QK_KEY_TILE][BLOCK_ROWS];          // then exp(score - m) * value scale
+  uint32_t weights[QK_KEY_TILE / 2][BLOCK_ROWS];  // the same / unit, as pairs of keys
+  float unit[BLOCK_ROWS], old[BLOCK_ROWS];        // the weights' unit; what old sums are scaled by
 } softmax_block;
 
-/// Products -> scores; returns the largest that a row sees, or `most`.
-INLINE vf score_floats(const attention_run *run, const key_tile *tile, qk_int first, int keys, bool all, softmax_block *b, vf most) {
-  const vf scale = f_load(run->q_scale + first), rest_scale = f_load(run->q_rest_scale + first);
-  const vi seen = i_load(run->seen + first);
+/// v in the rows that see key k of the tile, `other` in those that do not.
+INLINE vf where_seen(const key_tile *tile, vi seen, int k, vf v, vf other) { return f_where_above(seen, i_set1((int32_t)tile->begin + k), v, other); }
+
+/// Hides the scores that a row does not see, unless `all` are seen; returns the largest of those seen and `most`.
+INLINE vf hide_scores(const key_tile *tile, vi seen, int keys, bool all, float (*scores)[BLOCK_ROWS], vf most) {
   for (int k = 0; k < keys; k++) {
-    vf v = f_mul(f_of_i(i_load(b->main[k])), f_mul(scale, f_set1(tile->scale[k])));
-    if (run->rest_width > 0) v = f_fma(f_of_i(i_load(b->rest[k])), f_mul(rest_scale, f_set1(tile->rest_scale[k])), v);
-    if (!all) v = f_where_above(seen, i_set1((int32_t)tile->begin + k), v, f_set1(-INFINITY));
+    vf v = f_load(scores[k]);
+    if (!all) {
+      v = where_seen(tile, seen, k, v, f_set1(-INFINITY));
+      f_store(scores[k], v);
+    }
     most = f_max(v, most);
-    f_store(b->scores[k], v);
   }
   return most;
 }
 
-/// Products -> weights, zero where a row does not see; updates m and l.
+/// Scores -> weights, zero where a row does not see; updates m and l.
 static void softmax_integers(const attention_run *run, const key_tile *tile, qk_int first, int keys, softmax_block *b) {
   const qk_int rows = run->rows - first;
   float *m = run->state.m + first, *l = run->state.l + first;
   const vi seen = i_load(run->seen + first);
   const bool all = seen_by(run, tile, first) >= keys;  // earlier rows see less
-  const vf before = f_loadn(m, rows), most = score_floats(run, tile, first, keys, all, b, before), shift = f_max(most, f_set1(-3.4028235e38f));
+  const vf before = f_loadn(m, rows), most = hide_scores(tile, seen, keys, all, b->scores, before), shift = f_max(most, f_set1(-3.4028235e38f));
   vf sum = f_zero(), weighed = f_zero();
   for (int k = 0; k < keys; k++) {
     vf p = f_exp_negative(f_sub(f_load(b->scores[k]), shift));
     vf w = f_mul(p, f_set1(tile->value_scale[k]));
     if (!all) {  // both: the scale may be NaN
-      p = f_where_above(seen, i_set1((int32_t)tile->begin + k), p, f_zero());
-      w = f_where_above(seen, i_set1((int32_t)tile->begin + k), w, f_zero());
+      p = where_seen(tile, seen, k, p, f_zero());
+      w = where_seen(tile, seen, k, w, f_zero());
     }
     sum = f_add(sum, p);
     weighed = f_add(weighed, w);
@@ -222,8 +237,7 @@ static void attend_tile16(const attention_run *run, const key_tile *tile) {
     const int rows = (int)smaller(BLOCK_ROWS, run->rows - first);
     const int keys = seen_by(run, tile, first + rows - 1);  // later rows see more
     if (keys == 0) continue;
-    score_part(run, tile, first, keys, 0, run->main_width, block.main);
-    if (run->rest_width > 0) score_part(run, tile, first, keys, run->main_width, run->rest_width, block.rest);
+    for (int i = 0; i < keys; i += DOT_KEYS) key_scores(run, tile, first, i, block.scores + i);
     softmax_integers(run, tile, first, keys, &block);
     if (DIRECT_VALUES && !tile->whole_panels) value_direct_block(run, tile, rows, keys, &block);
     else value_panel_block(run, tile, first, rows, keys, &block);

@@ -1,8 +1,8 @@
 // Private body, compiled for ISAs that multiply unsigned by signed bytes: the attention of simd_body_attention.h on the int8 cache, whose
-// rows stay as they lie (cache.h), and on the int6 cache, whose rows become such rows tile by tile. Queries become bytes with a scale per group of latents, 128 too large, which the offsets of a row make
-// good; rope keys are multiplied as 16-bit integers. A weight times the scale of a value's group becomes a byte, in units of the largest that
-// the row of queries sees in the tile; where that is too coarse, because few keys have nearly all of the weight, a second byte follows. All
-// of it depends on nothing but the row and the keys that it sees.
+// rows stay as they lie (cache.h), and on the int6 cache, whose rows become such rows tile by tile. Queries become bytes with a scale per
+// group of latents, 128 too large, which the offsets of a row make good; rope keys are multiplied as 16-bit integers. A weight times the scale
+// of a value's group becomes a byte, in units of the largest that the row of queries sees in the tile; where that is too coarse, because few
+// keys have nearly all of the weight, a second byte follows. All of it depends on nothing but the row and the keys that it sees.
 
 /// Lines of the next tile that scores fetch for each line of a key; the sums of value products are whole quads of keys.
 enum { BYTE_SCORE_LINES = 4, QUAD = 4, BYTE_PANEL = VALUE_PANEL / 16 };
@@ -17,50 +17,20 @@ typedef struct byte_block {
   uint32_t high[QK_KEY_TILE / QUAD][BLOCK_ROWS];          // weights of one group, quads of keys: coarse
   uint32_t low[QK_KEY_TILE / QUAD][BLOCK_ROWS];           // and what of a fine weight is left
   float high_unit[BLOCK_ROWS], low_unit[BLOCK_ROWS];      // of that group
-  float unit[BLOCK_ROWS], old[BLOCK_ROWS], one[BLOCK_ROWS];  // of weights before the group's scale; what old sums are scaled by; 1
+  float unit[BLOCK_ROWS], old[BLOCK_ROWS];                // of weights before the group's scale; what old sums are scaled by
   int32_t fine[BLOCK_ROWS];                               // 1 or 0
   bool any_fine;
 } byte_block;
 
-INLINE qk_int byte_query_bytes(const attention_run *run) { return run->main_width + 2 * run->rest_width; }
+/// Where the latents of a row begin.
+INLINE qk_int byte_latents(const attention_run *run) { return qk_cache_latent_offset(QK_CACHE_INT8, run->main_width, run->rest_width); }
 
-/// Up to 128 columns as bytes 128 too large; returns their scale.
-static float put_query_bytes(const float *x, qk_int count, uint8_t *out) {
-  const float largest = qk_float_of_bits((uint32_t)largest_bits(x, count));
-  const bool usable = largest >= 1e-30f && largest <= 3.4028235e38f;
-  const vf inverse = f_set1(usable ? 127.0f / largest : 0);
-  for (qk_int i = 0; usable && i < count; i += 16) {
-    uint8_t lanes[16];
-    _mm_storeu_si128((__m128i_u *)lanes, _mm_xor_si128(i8_of_i(i_of_f(f_mul(f_loadn(x + i, count - i), inverse))), _mm_set1_epi8((char)0x80)));
-    memcpy(out + i, lanes, count - i < 16 ? (size_t)(count - i) : 16);
-  }
-  return usable ? largest / 127.0f : largest < 1e-30f ? 0 : NAN;
-}
-
-/// 16 query rows at a time become a panel of words, four columns of the main part each, then two of the rest.
-static void put_byte_queries(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, uint8_t *copies, uint8_t *panels,
-                             float *scales, float *rest_scales, int32_t *seen) {
-  const qk_int groups = qk_int8_groups(run->main_width), bytes = byte_query_bytes(run);
-  for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
-    const uint32_t *rows[BLOCK_ROWS];
-    for (qk_int i = 0; i < BLOCK_ROWS; i++) {
-      const qk_int row = smaller(first + i, run->rows - 1);  // what is too much repeats the last, and nobody looks at it
-      uint8_t *out = copies + i * bytes;
-      memset(out, 0x80, (size_t)run->main_width);
-      for (qk_int g = 0; g < groups; g++) {
-        const qk_int at = g * QK_INT8_LATENTS_PER_SCALE;
-        scales[first * groups + g * BLOCK_ROWS + i] = put_query_bytes(q + row * stride + at, smaller(QK_INT8_LATENTS_PER_SCALE, main - at), out + at);
-      }
-      rest_scales[first + i] = put_int16(q + row * stride + main, rest, run->rest_width, (int16_t *)(out + run->main_width));
-      seen[first + i] = (int32_t)seen_before(run, row);
-      rows[i] = (const uint32_t *)out;
-    }
-    uint32_t *panel = (uint32_t *)(panels + first * bytes);
-    for (qk_int w = 0; w < bytes / 4; w += 16) {
-      transpose_words(rows, panel + w * BLOCK_ROWS, BLOCK_ROWS);
-      for (int i = 0; i < BLOCK_ROWS; i++) rows[i] += 16;
-    }
-  }
+/// The main part of a query as bytes 128 too large; the scale of group g to scales[16 * g].
+static void put_byte_query(const attention_run *run, const float *x, qk_int count, uint8_t *out, float *scales) {
+  memset(out, 0, (size_t)run->main_width);
+  for (qk_int at = 0; at < count; at += QK_INT8_LATENTS_PER_SCALE, scales += BLOCK_ROWS)
+    store_int8_group(x + at, smaller(QK_INT8_LATENTS_PER_SCALE, count - at), scales, (int8_t *)out + at);
+  for (qk_int i = 0; i < run->main_width; i += 64) b_store(out + i, b_signed(b_load(out + i)));  // either way
 }
 
 /// The int6 cache is multiplied in bytes where whole vectors of 16 latents fill a row.
@@ -91,7 +61,7 @@ static void put_six_bit_group(const uint8_t *scales, const uint8_t *words, qk_in
 static void put_byte_row(const attention_run *run, const qk_pages *p, const uint8_t *row, uint8_t *out) {
   const qk_int groups = qk_int8_groups(run->main_width), rope = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width);
   const uint8_t *from = row + qk_cache_latent_offset(p->type, p->c, p->r);
-  uint8_t *latents = out + rope + 2 * run->rest_width;
+  uint8_t *latents = out + byte_latents(run);
   memset(out + rope, 0, (size_t)(2 * run->rest_width + run->main_width));
   if (p->type == QK_CACHE_INT8) {
     memcpy(out, row, (size_t)groups * 8);  // as many groups
@@ -114,9 +84,6 @@ static void make_byte_panel(const void *const *rows, int keys, qk_int at, uint32
     for (int i = 0; i < 4; i++) b_store(panel + 16 * i, quad[i]);
   }
 }
-
-/// The latents of a row.
-INLINE qk_int byte_latents(const attention_run *run) { return qk_cache_latent_offset(QK_CACHE_INT8, run->main_width, run->rest_width); }
 
 /// The cache rows in `ahead` as keys and values. `copies` takes rows that cannot stay as they lie.
 static void byte_tile(const attention_run *run, const qk_pages *p, uint8_t *copies, float *largest, uint32_t *panels, key_tile *tile) {
@@ -144,62 +111,27 @@ static void byte_tile(const attention_run *run, const qk_pages *p, uint8_t *copi
     make_byte_panel(tile->key, tile->keys, latents + j, panels + j * (QK_KEY_TILE / QUAD));
 }
 
-/// acc += products of LINE_PAIRS words of 16 query rows with a cache line of each key, bytes or 16-bit integers.
-INLINE void key_line(vi (*acc)[KEY_CHAINS], const uint32_t *q, const uint8_t *const *keys, qk_int at, const bool bytes) {
-  UNROLL
-  for (int j = 0; j < LINE_PAIRS; j += KEY_CHAINS)
-    for (int c = 0; c < KEY_CHAINS; c++) {
-      const vi rows = i_load(q + (j + c) * BLOCK_ROWS);
-      for (int i = 0; i < DOT_KEYS; i++) {
-        const uint8_t *word = keys[i] + at + 4 * (j + c);
-        acc[i][c] = bytes ? i_dot8_word(acc[i][c], rows, word) : i_dot16_word(acc[i][c], rows, word);
-      }
-    }
-}
-
-INLINE vf key_sum(const vi *acc) { return f_of_i(KEY_CHAINS == 2 ? i_add(acc[0], acc[KEY_CHAINS - 1]) : acc[0]); }
-
 /// Scores of the block of query rows at `first` and DOT_KEYS keys, and meanwhile, if `ahead`, lines from there on.
 static void byte_scores(const attention_run *run, qk_int first, const uint8_t *const *keys, const uint8_t *ahead, float (*scores)[BLOCK_ROWS]) {
   const qk_int groups = qk_int8_groups(run->main_width), rope = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width), latents = byte_latents(run);
-  const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * byte_query_bytes(run)), *rest = q + run->main_width / 4 * BLOCK_ROWS;
+  const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * query_bytes(run)), *rest = q + run->main_width / 4 * BLOCK_ROWS;
   const vf rest_scale = f_load(run->q_rest_scale + first);
   vi acc[DOT_KEYS][KEY_CHAINS];
   vf sums[DOT_KEYS];
-  for (int i = 0; i < DOT_KEYS; i++)
-    for (int c = 0; c < KEY_CHAINS; c++) acc[i][c] = i_set1(0);
-  for (qk_int k = 0; k < run->rest_width / 2; k += LINE_PAIRS) key_line(acc, rest + k * BLOCK_ROWS, keys, rope + 4 * k, false);
+  clear_products(acc);
+  key_products(acc, rest, keys, rope, 2 * run->rest_width, NULL, 0, i_dot16_word);
   for (int i = 0; i < DOT_KEYS; i++) sums[i] = f_mul(key_sum(acc[i]), f_mul(rest_scale, f_set1(qk_float_of_bits(qk_load32(keys[i] + rope - 4)))));
   for (qk_int g = 0; g < groups; g++) {
-    for (int i = 0; i < DOT_KEYS; i++) {
-      acc[i][0] = i_set1((int32_t)qk_load32(keys[i] + 4 * (groups + g)));
-      if (KEY_CHAINS == 2) acc[i][KEY_CHAINS - 1] = i_set1(0);
-    }
-    const qk_int begin = g * (QK_INT8_LATENTS_PER_SCALE / 4), end = smaller(begin + QK_INT8_LATENTS_PER_SCALE / 4, run->main_width / 4);
-    for (qk_int k = begin; k < end; k += LINE_PAIRS) {
-      if (ahead)
-        for (int i = 0; i < BYTE_SCORE_LINES; i++) _mm_prefetch((const char *)ahead + 4 * k * BYTE_SCORE_LINES + 64 * i, _MM_HINT_T1);
-      key_line(acc, q + k * BLOCK_ROWS, keys, latents + 4 * k, true);
-    }
+    const qk_int begin = g * QK_INT8_LATENTS_PER_SCALE, width = smaller(QK_INT8_LATENTS_PER_SCALE, run->main_width - begin);
+    clear_products(acc);
+    for (int i = 0; i < DOT_KEYS; i++) acc[i][0] = i_set1((int32_t)qk_load32(keys[i] + 4 * (groups + g)));
+    key_products(acc, q + begin / 4 * BLOCK_ROWS, keys, latents + begin, width, ahead ? ahead + begin * BYTE_SCORE_LINES : NULL, BYTE_SCORE_LINES,
+                 i_dot8_word);
     const vf scale = f_load(run->q_scale + first * groups + g * BLOCK_ROWS);
     for (int i = 0; i < DOT_KEYS; i++)
       sums[i] = f_fma(f_mul(key_sum(acc[i]), scale), f_set1(qk_float_of_bits(qk_load32(keys[i] + 4 * g))), sums[i]);
   }
   for (int i = 0; i < DOT_KEYS; i++) f_store(scores[i], sums[i]);
-}
-
-/// Hides what a row does not see; returns the largest score of the tile.
-INLINE vf hide_scores(const key_tile *tile, vi seen, int keys, bool all, byte_block *b) {
-  vf most = f_set1(-INFINITY);
-  for (int k = 0; k < keys; k++) {
-    vf v = f_load(b->scores[k]);
-    if (!all) {
-      v = f_where_above(seen, i_set1((int32_t)tile->begin + k), v, f_set1(-INFINITY));
-      f_store(b->scores[k], v);
-    }
-    most = f_max(v, most);
-  }
-  return most;
 }
 
 /// Scores -> weights in fine units, zero where a row does not see; updates m and l.
@@ -208,13 +140,13 @@ static void byte_softmax(const attention_run *run, const key_tile *tile, qk_int 
   float *m = run->state.m + first, *l = run->state.l + first;
   const vi seen = i_load(run->seen + first);
   const bool all = seen_by(run, tile, first) >= keys;  // earlier rows see less
-  const vf before = f_loadn(m, rows), largest = hide_scores(tile, seen, keys, all, b), most = f_max(largest, before);
+  const vf before = f_loadn(m, rows), largest = hide_scores(tile, seen, keys, all, b->scores, f_set1(-INFINITY)), most = f_max(largest, before);
   const vf shift = f_max(most, f_set1(-3.4028235e38f)), top = f_exp_negative(f_sub(largest, shift)), least = f_set1(1e-30f);
   const vf inverse = f_zero_below(top, least, f_div(f_set1(FINE_UNITS), top));
   vf sum = f_zero();
   for (int k = 0; k < keys; k++) {
     vf p = f_exp_negative(f_sub(f_load(b->scores[k]), shift));
-    if (!all) p = f_where_above(seen, i_set1((int32_t)tile->begin + k), p, f_zero());
+    if (!all) p = where_seen(tile, seen, k, p, f_zero());
     sum = f_add(sum, p);
     f_store(b->scores[k], f_mul(p, inverse));
   }
@@ -222,7 +154,6 @@ static void byte_softmax(const attention_run *run, const key_tile *tile, qk_int 
   const vf old = f_exp(f_sub(before, shift)), total = f_fma(f_loadn(l, rows), old, sum);
   f_store(b->unit, f_zero_below(top, least, f_mul(top, f_set1(1.0f / FINE_UNITS))));
   f_store(b->old, old);
-  f_store(b->one, f_set1(1));
   b_store(b->fine, i_of_f(f_zero_below(f_mul(top, f_set1(COARSE_KEYS)), total, f_set1(1))));
   f_storen(m, most, rows);
   f_storen(l, total, rows);
@@ -234,7 +165,7 @@ static void byte_softmax(const attention_run *run, const key_tile *tile, qk_int 
 static void byte_weights(const attention_run *run, const key_tile *tile, qk_int first, int keys, qk_int g, byte_block *b) {
   float largest[BLOCK_ROWS];
   for (int i = 0; i < BLOCK_ROWS; i++) {
-    const int seen = seen_by(run, tile, smaller(first + i, run->rows - 1));
+    const qk_int seen = smaller(run->seen[first + i] - tile->begin, tile->keys);
     largest[i] = seen > 0 ? tile->largest[(seen - 1) * tile->largest_stride + g] : 0;
   }
   const vf most = f_load(largest), unit = f_mul(f_load(b->unit), most);
@@ -261,7 +192,7 @@ static void byte_weights(const attention_run *run, const key_tile *tile, qk_int 
   }
 }
 
-/// u = u * old + unit * weighted values for `rows` rows and a panel of 64 columns, of which `count` are there.
+/// u = u * old (NULL: 1) + unit * weighted values for `rows` rows and a panel of 64 columns, of which `count` are there.
 INLINE void byte_value_micro(float *u, qk_int u_stride, const uint32_t (*weights)[BLOCK_ROWS], const float *unit, const float *old,
                              const uint32_t *panel, int quads, qk_int count, row_lines ahead, const int rows) {
   vi acc[BYTE_ROWS][BYTE_PANEL];
@@ -283,7 +214,8 @@ INLINE void byte_value_micro(float *u, qk_int u_stride, const uint32_t (*weights
     float *out = u + i * u_stride;
     for (int c = 0; c < BYTE_PANEL; c++) {
       const qk_int left = count - 16 * c;
-      f_storen(out + 16 * c, f_fma(sums[c], f_set1(unit[i]), f_mul(f_loadn(out + 16 * c, left), f_set1(old[i]))), left);
+      const vf before = f_loadn(out + 16 * c, left);
+      f_storen(out + 16 * c, f_fma(sums[c], f_set1(unit[i]), old ? f_mul(before, f_set1(old[i])) : before), left);
     }
   }
 }
@@ -299,7 +231,7 @@ static void byte_value_rows(float *u, qk_int u_stride, const byte_block *b, int 
     byte_value_micro(u, u_stride, (const uint32_t (*)[BLOCK_ROWS])&b->high[0][r], b->high_unit + r, b->old + r, panel, quads, count,  \
                      ahead, m);                                                                                                       \
     if (fine)                                                                                                                         \
-      byte_value_micro(u, u_stride, (const uint32_t (*)[BLOCK_ROWS])&b->low[0][r], b->low_unit + r, b->one + r, panel, quads, count,  \
+      byte_value_micro(u, u_stride, (const uint32_t (*)[BLOCK_ROWS])&b->low[0][r], b->low_unit + r, NULL, panel, quads, count,        \
                        (row_lines){.count = 0}, m);                                                                                   \
   }
   FOR_COUNT(rows, STEP)

@@ -42,20 +42,34 @@ static void put_row(const float *x, qk_int count, qk_int width, float *out) {
   memset(out + count, 0, (size_t)(width - count) * 4);
 }
 
+/// The main part of row i of the block of query rows at `first`, as bytes or 16-bit integers; returns where the rest goes.
+static int16_t *put_main_query(const attention_run *run, const float *x, qk_int count, qk_int first, qk_int i, uint8_t *out,
+                               const attention_scratch *s) {
+#if QK_BYTE_ATTENTION
+  if (run->bytes) {
+    put_byte_query(run, x, count, out, s->q_scale + first * qk_int8_groups(run->main_width) + i);
+    return (int16_t *)(out + run->main_width);
+  }
+#endif
+  s->q_scale[first + i] = put_int16(x, count, run->main_width, (int16_t *)out);
+  return (int16_t *)out + run->main_width;
+}
+
 /// Queries of a main part and a rest of the widths given, 16 rows at a time: as integers they become a panel.
-static void put_queries16(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
+static void put_query_panels(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
+  const qk_int bytes = query_bytes(run);
   for (qk_int first = 0; first < run->rows; first += BLOCK_ROWS) {
     const uint32_t *rows[BLOCK_ROWS];
     for (qk_int i = 0; i < BLOCK_ROWS; i++) {
       const qk_int row = smaller(first + i, run->rows - 1);  // what is too much repeats the last, and nobody looks at it
-      int16_t *out = (int16_t *)s->keys + i * run->key_width;
-      s->q_scale[first + i] = put_int16(q + row * stride, main, run->main_width, out);
-      s->q_rest_scale[first + i] = put_int16(q + row * stride + main, rest, run->rest_width, out + run->main_width);
+      uint8_t *out = s->keys + i * bytes;
+      int16_t *out_rest = put_main_query(run, q + row * stride, main, first, i, out, s);
+      s->q_rest_scale[first + i] = put_int16(q + row * stride + main, rest, run->rest_width, out_rest);
       s->seen[first + i] = (int32_t)seen_before(run, row);
       rows[i] = (const uint32_t *)out;
     }
-    uint32_t *panel = (uint32_t *)s->queries + first * run->key_width / 2;
-    for (qk_int w = 0; w < run->key_width / 2; w += 16) {
+    uint32_t *panel = (uint32_t *)(s->queries + first * bytes);
+    for (qk_int w = 0; w < bytes / 4; w += 16) {
       transpose_words(rows, panel + w * BLOCK_ROWS, BLOCK_ROWS);
       for (int i = 0; i < BLOCK_ROWS; i++) rows[i] += 16;
     }
@@ -63,13 +77,7 @@ static void put_queries16(const attention_run *run, const float *q, qk_int strid
 }
 
 static void put_queries(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
-#if QK_BYTE_ATTENTION
-  if (run->bytes) {
-    put_byte_queries(run, q, stride, main, rest, s->keys, s->queries, s->q_scale, s->q_rest_scale, s->seen);
-    return;
-  }
-#endif
-  if (run->integers) put_queries16(run, q, stride, main, rest, s);
+  if (run->integers) put_query_panels(run, q, stride, main, rest, s);
   else
     for (qk_int i = 0; i < run->rows; i++) put_row(q + i * stride, main + rest, run->key_width, (float *)s->queries + i * run->key_width);
 }
