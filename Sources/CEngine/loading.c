@@ -1,20 +1,32 @@
-// Brings weights from the mapped file into the engine's memory, in pieces that the workers claim. See quire_engine.h.
+// Brings weights from the model file into the engine's memory, in pieces that the workers claim. See quire_engine.h.
+//
+// A piece is read into the worker's scratch, not through the mapping: a read of many pages costs a fraction of as many page faults,
+// the kernel reads ahead of it in large folios, and a file that has become too short is an error here where the mapping raises SIGBUS.
+#include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine_jobs.h"
 
 static qk_int rounded(qk_int bytes) { return (bytes + 63) / 64 * 64; }
 
-qk_int qe_transpose_scratch_bytes(qk_int rows, qk_int columns) {
+static bool transposes(qe_load_kind kind) { return kind == QE_LOAD_TRANSPOSE_F32 || kind == QE_LOAD_TRANSPOSE_INT16; }
+
+static qk_int transpose_bytes(qk_int rows, qk_int columns) {
   qk_int floats = rounded(rows * columns * (qk_int)sizeof(float));
   return 2 * floats + rounded(columns * qk_row_bytes(QK_INT16, rows)) + qk_activation_bytes(QK_ACT_INT16, rows);
 }
 
-static void transpose(const qk_kernels *kernels, const qe_load_piece *piece, uint8_t *scratch) {
-  qk_int rows = piece->source.rows, columns = piece->source.columns;
+qk_int qe_load_scratch_bytes(qk_matrix source, qk_int rows, qe_load_kind kind) {
+  return rounded(rows * source.row_bytes) + (transposes(kind) ? transpose_bytes(source.rows, source.columns) : 0);
+}
+
+static void transpose(const qk_kernels *kernels, qk_matrix source, const qe_load_piece *piece, uint8_t *scratch) {
+  qk_int rows = source.rows, columns = source.columns;
   qk_int floats = rounded(rows * columns * (qk_int)sizeof(float));
   float *plain = (float *)scratch;
-  kernels->dequantize_rows(&piece->source, 0, rows, plain, columns);
+  kernels->dequantize_rows(&source, 0, rows, plain, columns);
   if (piece->kind == QE_LOAD_TRANSPOSE_F32) {
     qk_transpose_f32(plain, rows, columns, columns, piece->destination, rows);
     return;
@@ -23,40 +35,68 @@ static void transpose(const qk_kernels *kernels, const qe_load_piece *piece, uin
   uint8_t *integers = scratch + 2 * floats, *one = integers + rounded(columns * qk_row_bytes(QK_INT16, rows));
   qk_transpose_f32(plain, rows, columns, columns, turned, rows);
   // A row of activations is a row of the matrix: integers of one scale.
-  qk_matrix source = qk_file_matrix(QK_INT16, integers, columns, rows, NULL);
+  qk_matrix rows_out = qk_file_matrix(QK_INT16, integers, columns, rows, NULL);
   for (qk_int i = 0; i < columns; i++) {
     kernels->quantize_activations(QK_ACT_INT16, turned + i * rows, rows, 1, rows, one, 0);
-    memcpy(integers + i * source.row_bytes, one, sizeof(float));
-    memcpy(integers + i * source.row_bytes + sizeof(float), one + 64, (size_t)source.row_bytes - sizeof(float));
+    memcpy(integers + i * rows_out.row_bytes, one, sizeof(float));
+    memcpy(integers + i * rows_out.row_bytes + sizeof(float), one + 64, (size_t)rows_out.row_bytes - sizeof(float));
   }
-  qk_pack(source, piece->destination, 0, qk_group_count(columns));
+  qk_pack(rows_out, piece->destination, 0, qk_group_count(columns));
+}
+
+/// Rows [begin, end) of the file into `to`: 0 or an errno.
+static int read_rows(const qe_file_rows *file, qk_int begin, qk_int end, uint8_t *to) {
+  off_t offset = file->offset + begin * file->matrix.row_bytes;
+  size_t left = (size_t)((end - begin) * file->matrix.row_bytes);
+  while (left > 0) {
+    ssize_t count = pread(file->descriptor, to, left, offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return count < 0 ? errno : ENODATA;
+    to += count;
+    offset += count;
+    left -= (size_t)count;
+  }
+  return 0;
 }
 
 typedef struct {
   qe_workers workers;
   const qe_load_piece *pieces;
+  atomic_int error;
 } load_context;
 
 static void load_piece(void *context, qk_int i, qk_int worker) {
-  const load_context *c = context;
+  load_context *c = context;
   const qe_load_piece *piece = &c->pieces[i];
+  if (atomic_load_explicit(&c->error, memory_order_relaxed) != 0) return;
+  uint8_t *scratch = qk_pool_scratch(c->workers.pool, worker);
+  qk_int unit = piece->kind == QE_LOAD_PACK ? QK_ROW_GROUP : 1, begin = piece->begin * unit, end = piece->end * unit;
+  if (end > piece->source.matrix.rows) end = piece->source.matrix.rows;
+  int error = read_rows(&piece->source, begin, end, scratch);
+  if (error != 0) {
+    atomic_store_explicit(&c->error, error, memory_order_relaxed);
+    return;
+  }
+  qk_matrix rows = qk_rows(piece->source.matrix, begin, end);
+  rows.data = scratch;
   switch (piece->kind) {
-    case QE_LOAD_FLOATS: {
-      qk_int columns = piece->source.columns;
-      c->workers.kernels->dequantize_rows(&piece->source, piece->begin, piece->end, (float *)piece->destination + piece->begin * columns, columns);
+    case QE_LOAD_FLOATS:
+      c->workers.kernels->dequantize_rows(&rows, 0, rows.rows, (float *)piece->destination + begin * rows.columns, rows.columns);
+      break;
+    case QE_LOAD_PACK: {
+      qk_int before = qk_packed_bytes(rows.type, begin, rows.columns);
+      qk_pack(rows, (uint8_t *)piece->destination + before, 0, piece->end - piece->begin);
       break;
     }
-    case QE_LOAD_PACK:
-      qk_pack(piece->source, piece->destination, piece->begin, piece->end);
-      break;
     case QE_LOAD_TRANSPOSE_F32:
     case QE_LOAD_TRANSPOSE_INT16:
-      transpose(c->workers.kernels, piece, qk_pool_scratch(c->workers.pool, worker));
+      transpose(c->workers.kernels, rows, piece, scratch + rounded(rows.rows * rows.row_bytes));
       break;
   }
 }
 
-void qe_run_load(qe_workers workers, const qe_load_piece *pieces, qk_int count) {
-  load_context context = {workers, pieces};
+int qe_run_load(qe_workers workers, const qe_load_piece *pieces, qk_int count) {
+  load_context context = {workers, pieces, 0};
   qk_pool_run(workers.pool, load_piece, &context, count);
+  return atomic_load_explicit(&context.error, memory_order_relaxed);
 }

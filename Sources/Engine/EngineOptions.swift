@@ -1,6 +1,7 @@
 // What the operator chooses about the engine, its limits, and what can be wrong with the choice. Knows no config file.
 
 import CKernels
+import Glibc
 
 /// fast: activations rounded to bf16 or int8 blocks. exact: float32 activations and accumulation, weights dequantised on the fly.
 package enum ComputeMode: String, Sendable, CaseIterable { case fast, exact }
@@ -91,6 +92,7 @@ package enum EngineError: Error, Equatable, Sendable, CustomStringConvertible {
   case notEnoughMemory(neededBytes: Int, availableBytes: Int, what: String)
   case mapFailed(bytes: Int, errno: Int32)
   case poolFailed(threads: Int)
+  case weightsUnreadable(errno: Int32)
   case unsupportedModel(reason: String)
   /// A batch outside the limits that the engine was made for: a mistake of the caller, found before any memory is touched.
   case badBatch(reason: String)
@@ -103,6 +105,10 @@ package enum EngineError: Error, Equatable, Sendable, CustomStringConvertible {
       "\(what) needs \(byteText(needed)), but only \(byteText(available)) of memory are available"
     case .mapFailed(let bytes, let errno): "the system refused \(byteText(bytes)) of memory (errno \(errno))"
     case .poolFailed(let threads): "the system refused \(threads) worker threads"
+    case .weightsUnreadable(let errno):
+      errno == ENODATA
+        ? "a model file ended before its weights did: it was changed while it was read"
+        : "the model's weights could not be read (errno \(errno))"
     case .unsupportedModel(let reason): "the model is not supported: \(reason)"
     case .badBatch(let reason): "batch outside the engine's limits: \(reason)"
     }

@@ -69,7 +69,6 @@ extension TensorType {
 }
 
 /// A matrix over rows of a mapped tensor; `scales` must outlive it.
-func fileMatrix(_ tensor: Tensor, rows: Range<Int>, scales: UnsafePointer<Float>?) -> qk_matrix {
-  let whole = qk_file_matrix(tensor.type.kernelType, tensor.bytes.baseAddress, tensor.rows, tensor.columns, scales)
-  return qk_rows(whole, rows.lowerBound, rows.upperBound)
+func fileMatrix(_ tensor: Tensor, scales: UnsafePointer<Float>?) -> qk_matrix {
+  qk_file_matrix(tensor.type.kernelType, tensor.bytes.baseAddress, tensor.rows, tensor.columns, scales)
 }

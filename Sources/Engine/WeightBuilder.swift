@@ -14,7 +14,7 @@ struct WeightBuilder {
   private(set) var mappedBytes = 0
   /// Bytes of file tensors read so far.
   private(set) var sourceBytes = 0
-  /// Scratch that one worker needs for the largest transposition.
+  /// Scratch that one worker needs for the largest piece.
   private(set) var scratchBytes = 0
   /// The widest row of any matrix: sizes the kernels' scratch.
   private(set) var widestColumns = 0
@@ -42,7 +42,7 @@ struct WeightBuilder {
   mutating func table(_ tensor: Tensor) -> Matrix {
     let matrices = arena.room(qk_matrix.self, 1)
     widestColumns = max(widestColumns, tensor.columns)
-    if !measuring { matrices.initialize(to: source(tensor)) } else { _ = source(tensor) }
+    if !measuring { matrices.initialize(to: source(tensor).matrix) } else { _ = source(tensor) }
     return Matrix(descriptor: matrices)
   }
 
@@ -97,7 +97,7 @@ struct WeightBuilder {
   // MARK: parts of tensors
 
   /// The rows of a tensor as a source, its F8 scales copied beside the weights.
-  mutating func source(_ tensor: Tensor) -> qk_matrix {
+  mutating func source(_ tensor: Tensor) -> qe_file_rows {
     sourceBytes += tensor.bytes.count
     var scales: UnsafePointer<Float>?
     if let grid = tensor.scales {
@@ -105,21 +105,21 @@ struct WeightBuilder {
       if !measuring { copy.initialize(from: grid, count: grid.count) }
       scales = UnsafePointer(copy)
     }
-    return fileMatrix(tensor, rows: 0..<tensor.rows, scales: scales)
+    return qe_file_rows(matrix: fileMatrix(tensor, scales: scales), descriptor: tensor.descriptor, offset: tensor.fileOffset)
   }
 
   /// Matrices that products read, each packed by itself in fast mode, in the mapped file in exact mode.
-  mutating func list(_ sources: [qk_matrix]) -> MatrixList {
+  mutating func list(_ sources: [qe_file_rows]) -> MatrixList {
     let matrices = arena.room(qk_matrix.self, sources.count)
     for (index, source) in sources.enumerated() {
-      widestColumns = max(widestColumns, source.columns)
-      var matrix = source
+      var matrix = source.matrix
+      widestColumns = max(widestColumns, matrix.columns)
       if compute == .fast {
-        let destination = arena.bytes(qk_packed_bytes(source.type, source.rows, source.columns))
-        matrix = qk_packed_matrix(source, destination)
-        addPackPieces(source, destination)
+        let destination = arena.bytes(qk_packed_bytes(matrix.type, matrix.rows, matrix.columns))
+        addPieces(source, destination, count: qk_group_count(matrix.rows), unitRows: Int(QK_ROW_GROUP), kind: QE_LOAD_PACK)
+        matrix = qk_packed_matrix(matrix, destination)
       } else {
-        mappedBytes += source.row_bytes * source.rows
+        mappedBytes += matrix.row_bytes * matrix.rows
       }
       if !measuring { (matrices + index).initialize(to: matrix) }
     }
@@ -127,13 +127,13 @@ struct WeightBuilder {
   }
 
   /// Transposed matrices (SPEC 3.5 "kernel forms"): float32 in exact mode, packed 16-bit integers in fast mode.
-  mutating func transposed(_ sources: [qk_matrix]) -> MatrixList {
+  mutating func transposed(_ sources: [qe_file_rows]) -> MatrixList {
     let matrices = arena.room(qk_matrix.self, sources.count)
+    let kind = compute == .fast ? QE_LOAD_TRANSPOSE_INT16 : QE_LOAD_TRANSPOSE_F32
     for (index, source) in sources.enumerated() {
-      let rows = source.columns
-      let columns = source.rows
+      let rows = source.matrix.columns
+      let columns = source.matrix.rows
       widestColumns = max(widestColumns, columns)
-      scratchBytes = max(scratchBytes, qe_transpose_scratch_bytes(source.rows, source.columns))
       let matrix: qk_matrix
       let destination: UnsafeMutableRawPointer
       if compute == .fast {
@@ -143,32 +143,41 @@ struct WeightBuilder {
         destination = UnsafeMutableRawPointer(arena.room(Float.self, rows, columns))
         matrix = qk_file_matrix(QK_F32, destination, rows, columns, nil)
       }
-      guard !measuring else { continue }
-      (matrices + index).initialize(to: matrix)
-      let kind = compute == .fast ? QE_LOAD_TRANSPOSE_INT16 : QE_LOAD_TRANSPOSE_F32
-      pieces.append(qe_load_piece(source: source, destination: destination, begin: 0, end: 0, kind: kind))
+      addPiece(source, destination, 0..<columns, unitRows: 1, kind: kind)
+      if !measuring { (matrices + index).initialize(to: matrix) }
     }
     return MatrixList(first: matrices, count: sources.count)
   }
 
-  private mutating func copyAsFloats(_ source: qk_matrix) -> UnsafeMutablePointer<Float> {
-    let data = arena.room(Float.self, source.rows, source.columns)
-    addPieces(source, data, rows: source.rows, bytesPerRow: source.columns * 4, kind: QE_LOAD_FLOATS)
+  private mutating func copyAsFloats(_ source: qe_file_rows) -> UnsafeMutablePointer<Float> {
+    let data = arena.room(Float.self, source.matrix.rows, source.matrix.columns)
+    addPieces(source, data, count: source.matrix.rows, unitRows: 1, kind: QE_LOAD_FLOATS)
     return data
   }
 
-  private mutating func addPackPieces(_ source: qk_matrix, _ destination: UnsafeMutableRawPointer) {
-    let groups = qk_group_count(source.rows)
-    addPieces(source, destination, rows: groups, bytesPerRow: source.row_bytes * Int(QK_ROW_GROUP), kind: QE_LOAD_PACK)
+  /// Pieces of about `pieceBytes` of the file; `count` units of `unitRows` rows.
+  private mutating func addPieces(
+    _ source: qe_file_rows, _ destination: UnsafeMutableRawPointer, count: Int, unitRows: Int, kind: qe_load_kind
+  ) {
+    let step = max(Self.pieceBytes / max(source.matrix.row_bytes * unitRows, 1), 1)
+    for begin in stride(from: 0, to: count, by: step) {
+      addPiece(source, destination, begin..<min(begin + step, count), unitRows: unitRows, kind: kind)
+    }
   }
 
-  private mutating func addPieces(
-    _ source: qk_matrix, _ destination: UnsafeMutableRawPointer, rows: Int, bytesPerRow: Int, kind: qe_load_kind
+  private mutating func addPiece(
+    _ source: qe_file_rows, _ destination: UnsafeMutableRawPointer, _ units: Range<Int>, unitRows: Int, kind: qe_load_kind
   ) {
+    scratchBytes = max(scratchBytes, qe_load_scratch_bytes(source.matrix, units.count * unitRows, kind))
     guard !measuring else { return }
-    let step = max(Self.pieceBytes / max(bytesPerRow, 1), 1)
-    for begin in stride(from: 0, to: rows, by: step) {
-      pieces.append(qe_load_piece(source: source, destination: destination, begin: begin, end: min(begin + step, rows), kind: kind))
-    }
+    pieces.append(qe_load_piece(source: source, destination: destination, begin: units.lowerBound, end: units.upperBound, kind: kind))
+  }
+}
+
+extension qe_file_rows {
+  /// A part of these rows.
+  func rows(_ range: Range<Int>) -> qe_file_rows {
+    let part = qk_rows(matrix, range.lowerBound, range.upperBound)
+    return qe_file_rows(matrix: part, descriptor: descriptor, offset: offset + range.lowerBound * matrix.row_bytes)
   }
 }

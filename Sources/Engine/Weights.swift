@@ -46,24 +46,19 @@ struct Weights: ~Copyable {
     try pool.reserveScratch(bytes: plan.scratchBytes)
     var builder = WeightBuilder(options: options, arena: Arena(memory), measuring: false)
     let shape = model.hyperparameters
-    layers = .allocate(capacity: shape.layerCount)
+    var layers: [LayerWeights] = []
     progress?(0, plan.sourceBytes)
-    if options.compute == .fast {
-      model.adviseSequential()
-      Self.readAhead(model, of: 0)
-    }
-    globals = builder.globals(of: model)
-    Self.load(&builder, pool)
+    let globals = builder.globals(of: model)
+    try Self.load(&builder, pool)
     progress?(builder.sourceBytes, plan.sourceBytes)
     for index in 0..<shape.layerCount {
-      let tensors = model.layer(index)
-      if options.compute == .fast { Self.readAhead(model, of: index + 1) }
-      layers.initializeElement(at: index, to: builder.layer(tensors, shape))
-      Self.load(&builder, pool)
-      if options.compute == .fast { tensors.forEachMatrix { model.release($0) } }
+      layers.append(builder.layer(model.layer(index), shape))
+      try Self.load(&builder, pool)
       progress?(builder.sourceBytes, plan.sourceBytes)
     }
-    if options.compute == .fast, let head = model.head { model.release(head) }
+    self.globals = globals
+    self.layers = .allocate(capacity: shape.layerCount)
+    _ = self.layers.initialize(from: layers)
     self.memory = memory
     self.model = model
   }
@@ -72,14 +67,9 @@ struct Weights: ~Copyable {
 
   var interleaveErrno: Int32 { memory.interleaveErrno }
 
-  /// The disk reads a layer while the one before is packed.
-  private static func readAhead(_ model: ModelFile, of index: Int) {
-    guard index < model.hyperparameters.layerCount else { return }
-    model.layer(index).forEachMatrix { model.prefetch($0) }
-  }
-
-  private static func load(_ builder: inout WeightBuilder, _ pool: borrowing WorkerPool) {
-    qe_run_load(pool.workers, builder.pieces, builder.pieces.count)
+  private static func load(_ builder: inout WeightBuilder, _ pool: borrowing WorkerPool) throws(EngineError) {
+    let error = qe_run_load(pool.workers, builder.pieces, builder.pieces.count)
+    guard error == 0 else { throw .weightsUnreadable(errno: error) }
     builder.clearPieces()
   }
 }
@@ -117,8 +107,8 @@ extension WeightBuilder {
     _ tensors: KeyValueB, _ shape: Hyperparameters
   ) -> (absorbed: MatrixList, expanded: MatrixList?, values: MatrixList) {
     let (n, v, c) = (shape.nopeDim, shape.valueDim, shape.latentRank)
-    func heads(_ whole: qk_matrix, stride: Int, offset: Int, rows: Int) -> [qk_matrix] {
-      (0..<shape.headCount).map { qk_rows(whole, $0 * stride + offset, $0 * stride + offset + rows) }
+    func heads(_ whole: qe_file_rows, stride: Int, offset: Int, rows: Int) -> [qe_file_rows] {
+      (0..<shape.headCount).map { whole.rows($0 * stride + offset..<$0 * stride + offset + rows) }
     }
     switch tensors {
     case .joined(let tensor):
@@ -157,37 +147,9 @@ extension WeightBuilder {
     case .stacked(let tensor, _, _, _):
       let whole = source(tensor)
       return list(
-        (0..<shape.expertCount).map {
-          let rows = tensors.rows(ofExpert: $0).rows
-          return qk_rows(whole, rows.lowerBound, rows.upperBound)
-        })
+        (0..<shape.expertCount).map { whole.rows(tensors.rows(ofExpert: $0).rows) })
     case .separate(let tensors):
       return list(tensors.map { source($0) })
-    }
-  }
-}
-
-extension LayerTensors {
-  /// The tensors that are copied in fast mode and worth giving back.
-  func forEachMatrix(_ body: (Tensor) -> Void) {
-    for tensor in [query, queryA, queryB, latentA, attentionOutput] { if let tensor { body(tensor) } }
-    switch keyValueB {
-    case .joined(let tensor): body(tensor)
-    case .split(let keyB, let valueB):
-      body(keyB)
-      body(valueB)
-    }
-    switch ffn {
-    case .dense(let gate, let up, let down):
-      for tensor in [gate, up, down] { body(tensor) }
-    case .experts(_, _, let gate, let up, let down, let shared):
-      for tensors in [gate, up, down] {
-        switch tensors {
-        case .stacked(let tensor, _, _, _): body(tensor)
-        case .separate(let list): list.forEach(body)
-        }
-      }
-      if let shared { for tensor in [shared.gate, shared.up, shared.down] { body(tensor) } }
     }
   }
 }

@@ -1,4 +1,4 @@
-// A read-only memory map of one file, and the page advice given to the kernel. Knows nothing of formats.
+// A read-only memory map of one file. Knows nothing of formats.
 //
 // Limit, not to be closed from here: when another process truncates the file while it is mapped, touching a page past
 // the new end raises SIGBUS and ends the process. Sizes are checked once, at open. Replace model files by rename, never in place.
@@ -10,12 +10,15 @@ import Glibc
 final class MappedFile: @unchecked Sendable {
   let path: String
   let bytes: UnsafeRawBufferPointer  // [file size], page aligned
+  /// Open as long as the object lives, for those who read much of the file: a read costs less than the page faults of the mapping.
+  let descriptor: Int32
 
   init(path: String) throws(ModelFileError) {
     // O_NONBLOCK: opening a FIFO by mistake must not hang the start.
     let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw .cannotOpen(path: path, reason: errorText(errno)) }
-    defer { close(descriptor) }
+    var isKept = false
+    defer { if !isKept { close(descriptor) } }
     var status = stat()
     guard fstat(descriptor, &status) == 0 else { throw .cannotOpen(path: path, reason: errorText(errno)) }
     guard status.st_mode & S_IFMT == S_IFREG else { throw .cannotOpen(path: path, reason: "not a regular file") }
@@ -25,7 +28,9 @@ final class MappedFile: @unchecked Sendable {
     guard let base = mmap(nil, size, PROT_READ, MAP_PRIVATE, descriptor, 0), base != MAP_FAILED else {
       throw .cannotOpen(path: path, reason: "mmap of \(size) bytes: \(errorText(errno))")
     }
+    isKept = true  // from here on all members are set, and deinit closes
     self.path = path
+    self.descriptor = descriptor
     self.bytes = UnsafeRawBufferPointer(start: base, count: size)
     // The usual accident with downloaded models; every format would only call it nonsense.
     guard !bytes.starts(with: "version https://git-lfs".utf8) else {
@@ -35,30 +40,10 @@ final class MappedFile: @unchecked Sendable {
 
   deinit {
     munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count)
+    close(descriptor)
   }
 
   var size: Int { bytes.count }
-
-  /// The whole file will be read once from front to back.
-  func adviseSequential() {
-    madvise(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count, MADV_SEQUENTIAL)
-  }
-
-  /// Start reading these bytes into the page cache.
-  static func prefetch(_ range: UnsafeRawBufferPointer) { advise(range, MADV_WILLNEED, shrink: false) }
-
-  /// Drop the pages that lie wholly inside these bytes; a later access reads them from the file again.
-  static func release(_ range: UnsafeRawBufferPointer) { advise(range, MADV_DONTNEED, shrink: true) }
-
-  private static func advise(_ range: UnsafeRawBufferPointer, _ advice: Int32, shrink: Bool) {
-    guard let base = range.baseAddress, range.count > 0 else { return }
-    let page = UInt(sysconf(Int32(_SC_PAGESIZE)))
-    let address = UInt(bitPattern: base)
-    let begin = shrink ? (address + page - 1) / page * page : address / page * page
-    let end = shrink ? (address + UInt(range.count)) / page * page : address + UInt(range.count)
-    guard begin < end else { return }
-    madvise(UnsafeMutableRawPointer(bitPattern: begin), Int(end - begin), advice)
-  }
 }
 
 /// A whole small file as an array; refuses files over `limitBytes`. nil when the file does not exist.

@@ -66,17 +66,4 @@ package final class ModelFile: @unchecked Sendable {
 
   /// Bytes of all files together.
   package var fileBytes: Int { files.reduce(0) { $0 + $1.size } }
-
-  // MARK: Page advice
-
-  /// All files will be read once from front to back.
-  package func adviseSequential() {
-    for file in files { file.adviseSequential() }
-  }
-
-  /// Starts reading a tensor from disk.
-  package func prefetch(_ tensor: Tensor) { MappedFile.prefetch(tensor.bytes) }
-
-  /// Gives a tensor's pages back to the system; its bytes stay valid and are read again when touched.
-  package func release(_ tensor: Tensor) { MappedFile.release(tensor.bytes) }
 }

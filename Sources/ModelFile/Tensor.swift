@@ -26,6 +26,8 @@ package struct Tensor: @unchecked Sendable {
   }
 
   package var path: String { file.path }
+  /// Of the file, for reading: the tensor begins at `fileOffset`.
+  package var descriptor: Int32 { file.descriptor }
 
   package var elementCount: Int { rows * columns }
 

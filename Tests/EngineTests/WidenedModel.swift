@@ -46,7 +46,7 @@ struct WidenedModel: ~Copyable {
   private static func bytes(of tensor: Tensor) -> [UInt8] {
     guard tensor.type != .f32 else { return Array(tensor.bytes) }
     let kernels = qk_kernels_best().pointee
-    var matrix = fileMatrix(tensor, rows: 0..<tensor.rows, scales: nil)
+    var matrix = fileMatrix(tensor, scales: nil)
     let values = [Float](unsafeUninitializedCapacity: tensor.elementCount) { buffer, count in
       if let base = buffer.baseAddress { kernels.dequantize_rows(&matrix, 0, tensor.rows, base, tensor.columns) }
       count = tensor.elementCount

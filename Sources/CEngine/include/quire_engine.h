@@ -222,15 +222,23 @@ typedef enum qe_load_kind {
   QE_LOAD_TRANSPOSE_INT16 = 3,  // destination = transposed source as packed INT16 [columns, rows]
 } qe_load_kind;
 
+/// Rows of a tensor, and the file that they are read from.
+typedef struct qe_file_rows {
+  qk_matrix matrix;         // QK_FILE, over the mapped file
+  int descriptor;
+  qk_int offset;            // bytes from the beginning of the file to row 0
+} qe_file_rows;
+
 typedef struct qe_load_piece {
-  qk_matrix source;         // QK_FILE
+  qe_file_rows source;
   void *destination;
-  qk_int begin, end;
+  qk_int begin, end;        // of rows, or of groups; transposing takes the whole matrix
   qe_load_kind kind;
 } qe_load_piece;
-/// Worker scratch for transposing a matrix.
-qk_int qe_transpose_scratch_bytes(qk_int rows, qk_int columns);
-void qe_run_load(qe_workers workers, const qe_load_piece *pieces, qk_int count);
+/// Worker scratch for a piece of `rows` rows of `source` (the last group may have fewer).
+qk_int qe_load_scratch_bytes(qk_matrix source, qk_int rows, qe_load_kind kind);
+/// 0, or the errno of a read that failed; ENODATA: a file ended before its rows did.
+int qe_run_load(qe_workers workers, const qe_load_piece *pieces, qk_int count);
 
 #pragma clang assume_nonnull end
 #endif
