@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,6 +31,33 @@ int32_t qk_pin_thread(pthread_t thread, int32_t cpu) {
 }
 
 int32_t qk_pin_caller(int32_t cpu) { return qk_pin_thread(pthread_self(), cpu); }
+
+/// linux/sched/types.h, SCHED_ATTR_SIZE_VER0; C libraries before glibc 2.41 do not declare it.
+typedef struct {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+} turn_attributes;
+
+static bool read_turns(turn_attributes *attributes) {
+  return syscall(SYS_sched_getattr, 0, attributes, (unsigned int)sizeof *attributes, 0) == 0;
+}
+
+int32_t qk_take_long_turns(void) {
+  turn_attributes attributes;
+  if (!read_turns(&attributes)) return errno;
+  // A real-time thread keeps what its owner gave it.
+  if (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH) return 0;
+  attributes.runtime = QK_LONG_TURN_NANOSECONDS;
+  return syscall(SYS_sched_setattr, 0, &attributes, 0) == 0 ? 0 : errno;
+}
+
+int64_t qk_turn_nanoseconds(void) {
+  turn_attributes attributes;
+  return read_turns(&attributes) ? (int64_t)attributes.runtime : 0;
+}
 
 int32_t qk_interleave(void *base, qk_int bytes, const int32_t *nodes, qk_int count) {
   uint64_t mask[NODE_WORDS] = {0};

@@ -112,6 +112,7 @@ static void *worker_main(void *argument) {
   worker *self = argument;
   qk_pool *pool = self->pool;
   uint32_t done = 0;  // the epoch this worker has nothing left to do in
+  (void)qk_take_long_turns();
   for (;;) {
     wait_for_epoch(pool, done);
     atomic_fetch_add(&pool->inside, 1);

@@ -77,8 +77,12 @@ package final class Transformer {
 
   deinit { load.deallocate() }
 
-  /// From now on the calling thread makes the batches: it is pinned, if threads are to be. The answer is a warning.
-  package func adoptThread() -> String? { pool.pinCaller() }
+  /// From now on the calling thread makes the batches: its turns on the CPU are long, and it is pinned, if threads are to be. The answer
+  /// is a warning.
+  package func adoptThread() -> String? {
+    _ = qk_take_long_turns()
+    return pool.pinCaller()
+  }
 
   /// Whether `forward` can run this batch. The scheduler's batches always can if its limits are the engine's.
   package func check(_ batch: borrowing Batch) throws(EngineError) {

@@ -266,6 +266,25 @@ private let smtMachine = machine(siblings: (0..<8).map { "\($0 % 4),\($0 % 4 + 4
     }
   }
 
+  /// Kernels before 6.12 do not say, and do nothing.
+  @Test func computingThreadsHaveLongTurns() throws {
+    let turns = UnsafeMutablePointer<Int64>.allocate(capacity: 2)
+    defer { turns.deallocate() }
+    turns.initialize(repeating: -1, count: 2)
+    try Self.onOwnThread {
+      let before = qk_turn_nanoseconds()
+      let nice = getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0)
+      let pool = try WorkerPool(threads: 2, kernels: nil)
+      let look: qk_job = { raw, _, worker in raw?.assumingMemoryBound(to: Int64.self)[worker] = qk_turn_nanoseconds() }
+      for _ in 0..<10_000 where turns[1] < 0 { qk_pool_run(pool.workers.pool, look, turns, 64) }
+      #expect(turns[0] == before)
+      #expect(turns[1] == (before == 0 ? 0 : Int64(QK_LONG_TURN_NANOSECONDS)))
+      #expect(qk_take_long_turns() == 0)
+      #expect(qk_turn_nanoseconds() == turns[1])
+      #expect(getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0) == nice)
+    }
+  }
+
   @Test func withoutPinningTheKernelChooses() throws {
     let pool = try WorkerPool(threads: 2, kernels: nil)
     #expect(pool.pinCaller() == nil)
