@@ -1,6 +1,7 @@
 // A thread that has the latent cache's memory there before its blocks are used. The kernel clears a page, and a virtual machine's host
 // may first have to find it, when the page is touched first: up to 7 ms per 2 MiB, in every layer at once, in the middle of a step
-// that streams wait for. Blocks are used lowest first (BlockPool), so it is enough to stay ahead of the highest one.
+// that streams wait for. Blocks are used lowest first (BlockPool), so it is enough to stay ahead of the highest one. The thread that does it
+// takes a CPU from the workers for as long, so it does little more than it must while steps run and the rest while none does.
 
 import Dispatch
 import Glibc
@@ -9,18 +10,23 @@ import Synchronization
 /// Populates `[layer][byte]` memory piece by piece, all layers at the same pace, a margin ahead of the blocks in use. It changes no
 /// byte, so it may run beside anything.
 final class CachePopulation: Sendable {
-  /// Memory of all layers together that is there beyond the highest block used: some ten thousand tokens that come faster than pages are cleared.
+  /// Memory of all layers together that is there beyond the highest block used, once the engine has been at rest for long enough: some ten
+  /// thousand tokens that come faster than pages are cleared.
   static let defaultMarginBytes = 512 << 20
+  /// While steps run, the thread waits until less than this part of the margin is left.
+  static let busyMarginDivisor = 4
   /// A huge page: what the kernel clears at once in any case.
   static let pieceBytes = 2 << 20
 
   let layerCount: Int
   let layerBytes: Int
   let blockBytes: Int
-  private let marginBytes: Int  // of one layer
+  private let marginBytes: Int  // of one layer, at rest
+  private let busyMarginBytes: Int  // of one layer, while steps run
   private let base: UInt
-  private let wanted = Atomic<Int>(0)  // pieces of all layers together
-  private let populated = Atomic<Int>(0)
+  private let highestBlock = Atomic<Int>(-1)
+  private let isResting = Atomic<Bool>(true)
+  private let populated = Atomic<Int>(0)  // pieces of all layers together
   private let isEnding = Atomic<Bool>(false)
   private let signal = DispatchSemaphore(value: 0)
   private let thread = Mutex<pthread_t?>(nil)
@@ -36,6 +42,7 @@ final class CachePopulation: Sendable {
     self.blockBytes = blockBytes
     // At least two pieces: one that a layer may be behind, one for the blocks of the step that asks.
     self.marginBytes = max(marginBytes / layerCount, 2 * Self.pieceBytes)
+    busyMarginBytes = max(marginBytes / layerCount / Self.busyMarginDivisor, 2 * Self.pieceBytes)
   }
 
   /// Pieces that are there. Tests wait for it.
@@ -46,8 +53,8 @@ final class CachePopulation: Sendable {
 
   /// Pieces that should be there once `block` is in use: what it and the lower ones take in all layers, and the margin. One more with
   /// every 2 MiB, not one per layer at once: the margin bears the layers that are behind the others by one.
-  func piecesNeeded(block: Int) -> Int {
-    let bytes = min((block + 1) * blockBytes + marginBytes, layerBytes)
+  func piecesNeeded(block: Int, resting: Bool = true) -> Int {
+    let bytes = min((block + 1) * blockBytes + (resting ? marginBytes : busyMarginBytes), layerBytes)
     return bytes == layerBytes ? pieceCount : (bytes * layerCount + Self.pieceBytes - 1) / Self.pieceBytes
   }
 
@@ -55,15 +62,24 @@ final class CachePopulation: Sendable {
   func start() {
     let handle = startThread(name: "cache memory", stackBytes: 1 << 20) { self.run() }
     thread.withLock { $0 = handle }
-    use(block: -1)
   }
 
-  /// A step uses `block`. From one thread; allocates nothing, and wakes the thread only when a further piece is needed.
+  /// A step uses `block`. From one thread, as `rest`; allocates nothing, and wakes the thread only when a further piece is needed.
   func use(block: Int) {
-    let needed = piecesNeeded(block: block)
-    guard needed > wanted.load(ordering: .relaxed) else { return }
-    wanted.store(needed, ordering: .relaxed)
+    isResting.store(false, ordering: .relaxed)
+    guard block > highestBlock.load(ordering: .relaxed) else { return }
+    highestBlock.store(block, ordering: .relaxed)
+    if populated.load(ordering: .relaxed) < wanted { signal.signal() }
+  }
+
+  /// No step is to come until something happens.
+  func rest() {
+    guard !isResting.exchange(true, ordering: .relaxed), populated.load(ordering: .relaxed) < wanted else { return }
     signal.signal()
+  }
+
+  private var wanted: Int {
+    piecesNeeded(block: highestBlock.load(ordering: .relaxed), resting: isResting.load(ordering: .relaxed))
   }
 
   /// Ends the thread and waits for it. The memory may then go.
@@ -80,7 +96,7 @@ final class CachePopulation: Sendable {
   private func run() {
     var next = 0
     while true {
-      while next < wanted.load(ordering: .relaxed) {
+      while next < wanted {
         guard !isEnding.load(ordering: .relaxed), populate(piece: next) else { return }
         next += 1
         populated.store(next, ordering: .releasing)

@@ -49,6 +49,9 @@ struct LatentCache: ~Copyable {
   /// A step uses `block`.
   func use(block: Int) { population.use(block: block) }
 
+  /// No step is to come until something happens.
+  func rest() { population.rest() }
+
   func base(layer: Int) -> UnsafeMutableRawPointer { memory.base + layer * layerBytes }
 
   /// The pages of a layer as the kernels read them; the block table is set per sequence.

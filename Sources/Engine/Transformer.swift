@@ -84,6 +84,9 @@ package final class Transformer {
     return pool.pinCaller()
   }
 
+  /// No step is to come until somebody asks for something: time for what would hold one up. From the thread that makes the batches.
+  package func rest() { cache.rest() }
+
   /// Whether `forward` can run this batch. The scheduler's batches always can if its limits are the engine's.
   package func check(_ batch: borrowing Batch) throws(EngineError) {
     let problem = withPointers(batch) { limits.problem(tokens: $0, tables: $1, entries: $2) }

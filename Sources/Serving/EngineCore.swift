@@ -15,6 +15,8 @@ package final class EngineCore {
   package var readGauges: (() -> EngineGauges)?
   /// To be called once by the thread that makes the steps, before the first: it may be pinned to a CPU. The answer is a warning.
   package var adoptThread: (() -> String?)?
+  /// To be called when no step is to come until somebody asks for something.
+  package var rest: (() -> Void)?
   private let forwardPass: ForwardPass
   private var scheduler: Scheduler
   private var sampler: Sampler

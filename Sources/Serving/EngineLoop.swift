@@ -89,6 +89,7 @@ package final class EngineLoop: @unchecked Sendable {
       var messages: [Message] = []
       publishGauges(force: true)
       while true {
+        if !core.hasWork { core.rest?() }
         inbox.take(into: &messages, waits: !core.hasWork)
         for message in messages {
           switch message {

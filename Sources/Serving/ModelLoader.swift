@@ -50,6 +50,7 @@ package final class LoadedModel {
       return transformer.forward(batch)
     }
     core.adoptThread = { transformer.adoptThread() }
+    core.rest = { transformer.rest() }
     core.readGauges = {
       var gauges = EngineGauges()
       gauges.expertLoadImbalance = transformer.expertLoad.worstImbalance

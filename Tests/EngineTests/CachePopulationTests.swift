@@ -76,6 +76,33 @@ struct CachePopulationTests {
     #expect(mark.loadUnaligned(as: UInt8.self) == 0xA5)
   }
 
+  /// While steps run only what is needed soon is made ready; the rest of the margin when they have ended.
+  @Test(.enabled(if: kernelPopulates)) func mostOfItIsDoneAtRest() throws {
+    let memory = try MappedMemory(byteCount: Self.layerCount * Self.layerBytes)
+    let margin = Self.layerCount * 16 * Self.mebibyte
+    let population = CachePopulation(
+      base: memory.base, layerCount: Self.layerCount, layerBytes: Self.layerBytes, blockBytes: Self.blockBytes, marginBytes: margin)
+    defer { population.stop() }
+    let few = population.piecesNeeded(block: 0, resting: false)
+    let many = population.piecesNeeded(block: 0)
+    #expect(few == (margin / 4 + Self.layerCount * Self.blockBytes + CachePopulation.pieceBytes - 1) / CachePopulation.pieceBytes)
+    #expect(many > 2 * few && many < population.pieceCount)
+    population.use(block: 0)
+    population.start()
+    #expect(Self.wait(for: few, of: population))
+    usleep(20_000)
+    #expect(population.populatedPieces == few)
+    population.use(block: 0)
+    population.rest()
+    #expect(Self.wait(for: many, of: population))
+    // Ahead by more than a busy engine needs: nothing to do until that is used up.
+    population.use(block: 1)
+    usleep(20_000)
+    #expect(population.populatedPieces == many)
+    population.use(block: Self.layerBytes / Self.blockBytes - 1)
+    #expect(Self.wait(for: population.pieceCount, of: population))
+  }
+
   /// Ending it does not wait for all that is wanted, and a smaller cache than the margin is populated whole.
   @Test(.enabled(if: kernelPopulates)) func endsInTheMiddleAndHoldsSmallCaches() throws {
     let memory = try MappedMemory(byteCount: Self.layerCount * Self.layerBytes)
