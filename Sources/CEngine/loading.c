@@ -19,6 +19,7 @@ static qk_int transpose_bytes(qk_int rows, qk_int columns) {
 }
 
 qk_int qe_load_scratch_bytes(qk_matrix source, qk_int rows, qe_load_kind kind) {
+  if (kind == QE_LOAD_COPY) return 0;
   return rounded(rows * source.row_bytes) + (transposes(kind) ? transpose_bytes(source.rows, source.columns) : 0);
 }
 
@@ -72,7 +73,8 @@ static void load_piece(void *context, qk_int i, qk_int worker) {
   uint8_t *scratch = qk_pool_scratch(c->workers.pool, worker);
   qk_int unit = piece->kind == QE_LOAD_PACK ? QK_ROW_GROUP : 1, begin = piece->begin * unit, end = piece->end * unit;
   if (end > piece->source.matrix.rows) end = piece->source.matrix.rows;
-  int error = read_rows(&piece->source, begin, end, scratch);
+  uint8_t *to = piece->kind == QE_LOAD_COPY ? (uint8_t *)piece->destination + begin * piece->source.matrix.row_bytes : scratch;
+  int error = read_rows(&piece->source, begin, end, to);
   if (error != 0) {
     atomic_store_explicit(&c->error, error, memory_order_relaxed);
     return;
@@ -80,6 +82,8 @@ static void load_piece(void *context, qk_int i, qk_int worker) {
   qk_matrix rows = qk_rows(piece->source.matrix, begin, end);
   rows.data = scratch;
   switch (piece->kind) {
+    case QE_LOAD_COPY:
+      break;
     case QE_LOAD_FLOATS:
       c->workers.kernels->dequantize_rows(&rows, 0, rows.rows, (float *)piece->destination + begin * rows.columns, rows.columns);
       break;

@@ -38,11 +38,19 @@ struct WeightBuilder {
   /// A matrix that products read: mapped in exact mode, packed in fast mode.
   mutating func matrix(_ tensor: Tensor) -> Matrix { list([source(tensor)])[0] }
 
-  /// Rows looked up one by one, straight from the mapped file in either mode.
+  /// Rows looked up one by one: in the mapped file in exact mode, as they are in memory in fast mode, where a step should never wait for
+  /// a page of the file that the system has taken back.
   mutating func table(_ tensor: Tensor) -> Matrix {
     let matrices = arena.room(qk_matrix.self, 1)
-    widestColumns = max(widestColumns, tensor.columns)
-    if !measuring { matrices.initialize(to: source(tensor).matrix) } else { _ = source(tensor) }
+    let source = source(tensor)
+    var matrix = source.matrix
+    widestColumns = max(widestColumns, matrix.columns)
+    if compute == .fast {
+      let destination = arena.bytes(tensor.bytes.count)
+      addPieces(source, destination, count: matrix.rows, unitRows: 1, kind: QE_LOAD_COPY)
+      matrix.data = UnsafeRawPointer(destination)
+    }
+    if !measuring { matrices.initialize(to: matrix) }
     return Matrix(descriptor: matrices)
   }
 

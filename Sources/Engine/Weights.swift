@@ -26,18 +26,18 @@ struct WeightPlan {
 }
 
 struct GlobalWeights {
-  let embedding: Matrix  // [vocabulary, hidden], in the mapped file
+  let embedding: Matrix  // [vocabulary, hidden], rows as in the file
   let outputNorm: UnsafePointer<Float>  // [hidden]
   let head: Matrix  // [vocabulary, hidden]
   let headNeeds: ActivationNeeds
 }
 
-/// Owns the memory that every `Matrix` points into; holds the model file because the embedding (and in exact mode everything) stays mapped.
+/// Owns the memory that every `Matrix` points into: in exact mode that of the mapped model file too.
 struct Weights: ~Copyable {
   let globals: GlobalWeights
   let layers: UnsafeMutableBufferPointer<LayerWeights>
   private let memory: MappedMemory
-  private let model: ModelFile
+  private let model: ModelFile?
 
   init(
     model: ModelFile, plan: WeightPlan, options: EngineOptions, pool: borrowing WorkerPool, progress: ((Int, Int) -> Void)?
@@ -60,7 +60,7 @@ struct Weights: ~Copyable {
     self.layers = .allocate(capacity: shape.layerCount)
     _ = self.layers.initialize(from: layers)
     self.memory = memory
-    self.model = model
+    self.model = options.compute == .exact ? model : nil
   }
 
   deinit { layers.deallocate() }

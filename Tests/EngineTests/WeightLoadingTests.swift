@@ -34,6 +34,21 @@ import Testing
     #expect("\(EngineError.weightsUnreadable(errno: EIO))".contains("errno \(EIO)"))
   }
 
+  /// In fast mode nothing is read from the file once the weights are loaded: it may go, and its pages too.
+  @Test func fastModeNeedsNoFileOnceLoaded() throws {
+    for tiny in Self.models {
+      let copy = try Self.copied(tiny)
+      defer { try? FileManager.default.removeItem(atPath: copy) }
+      let expected = try Driver(try ModelFile(path: tiny.path), GoldenTests.options(.fast)).run(tiny.prompts[0].ids, greedy: 8)
+      let model = try ModelFile(path: copy)
+      let weights = try #require(model.tensors.last)
+      let driver = try Driver(model, GoldenTests.options(.fast))
+      #expect(truncate(weights.path, 1) == 0)
+      let result = driver.run(tiny.prompts[0].ids, greedy: 8)
+      #expect(result.logits == expected.logits && result.tokens == expected.tokens, "\(tiny.name)")
+    }
+  }
+
   /// Files stay open for reading as long as their model lives, no longer.
   @Test func filesAreClosed() throws {
     let copy = try Self.copied(try #require(Self.models.first { $0.path.hasSuffix(".gguf") }))

@@ -216,10 +216,11 @@ void qe_run_sampling(qe_workers workers, const qe_sampling *job);
 // ------------------------------------------------------------------------------------------------ loading
 
 typedef enum qe_load_kind {
-  QE_LOAD_FLOATS = 0,       // dequantise rows [begin, end) to float32 at destination (whole matrix there)
-  QE_LOAD_PACK = 1,         // qk_pack groups [begin, end)
-  QE_LOAD_TRANSPOSE_F32 = 2,   // destination = transposed source as float32 [columns, rows]
-  QE_LOAD_TRANSPOSE_INT16 = 3,  // destination = transposed source as packed INT16 [columns, rows]
+  QE_LOAD_COPY = 0,             // rows [begin, end) as they are (whole matrix at destination)
+  QE_LOAD_FLOATS = 1,           // dequantise rows [begin, end) to float32 (whole matrix at destination)
+  QE_LOAD_PACK = 2,             // qk_pack groups [begin, end)
+  QE_LOAD_TRANSPOSE_F32 = 3,    // destination = transposed source as float32 [columns, rows]
+  QE_LOAD_TRANSPOSE_INT16 = 4,  // destination = transposed source as packed INT16 [columns, rows]
 } qe_load_kind;
 
 /// Rows of a tensor, and the file that they are read from.
