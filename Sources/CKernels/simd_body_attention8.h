@@ -207,11 +207,13 @@ INLINE void byte_value_micro(float *u, qk_int u_stride, const uint32_t (*weights
       for (int c = 0; c < BYTE_PANEL; c++) acc[i][c] = i_dot8(acc[i][c], w, v[c]);
     }
   }
+  UNROLL
   for (int i = 0; i < rows; i++) {
     vf sums[BYTE_PANEL];
     for (int c = 0; c < BYTE_PANEL; c++) sums[c] = f_of_i(acc[i][c]);
     f_uninterleave4(sums);
     float *out = u + i * u_stride;
+    UNROLL
     for (int c = 0; c < BYTE_PANEL; c++) {
       const qk_int left = count - 16 * c;
       const vf before = f_loadn(out + 16 * c, left);

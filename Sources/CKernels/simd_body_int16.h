@@ -51,15 +51,23 @@ static void load_int16(const uint8_t *scale, const uint8_t *q, qk_int count, flo
   for (; i < count; i++) out[i] = unit * (float)(int16_t)qk_load16(q + 2 * i);
 }
 
-/// rows x tokens register tile: `groups` groups of 16 rows.
-INLINE void int16_micro(const uint8_t *const *group, const uint8_t *const *x, qk_int pairs, float *const *y, qk_int rows_left, const int groups,
-                        const int tokens) {
+/// `groups` groups of 16 rows times `tokens` tokens in registers: y[t * y_stride + row]. FETCHES: meanwhile the next as many groups are
+/// fetched, for one is too short for the hardware to see where it leads.
+INLINE void int16_micro(const uint8_t *group, qk_int group_bytes, const uint8_t *activations, const int32_t *index, qk_int x_bytes, qk_int pairs,
+                        float *y, qk_int y_stride, qk_int rows_left, const int groups, const int tokens, const bool fetches) {
+  const uint8_t *x[4];
   vi acc[4][4];
+  UNROLL
+  for (int t = 0; t < tokens; t++) x[t] = activations + (index ? index[t] : t) * x_bytes;
   for (int g = 0; g < groups; g++)
     for (int t = 0; t < tokens; t++) acc[g][t] = i_set1(0);
   for (qk_int k = 0; k < pairs; k++) {
     vi w[4];
-    for (int g = 0; g < groups; g++) w[g] = i_load(group[g] + 64 + 64 * k);
+    for (int g = 0; g < groups; g++) {
+      const uint8_t *at = group + g * group_bytes + 64 * k;
+      w[g] = i_load(at + 64);
+      if (fetches) _mm_prefetch((const char *)at + groups * group_bytes, _MM_HINT_T0);
+    }
     for (int t = 0; t < tokens; t++) {
       const vi pair = i_set1((int32_t)qk_load32(x[t] + QK_INT16_ACTIVATION_HEAD_BYTES + 4 * k));
       for (int g = 0; g < groups; g++) acc[g][t] = i_dot16(acc[g][t], w[g], pair);
@@ -67,8 +75,8 @@ INLINE void int16_micro(const uint8_t *const *group, const uint8_t *const *x, qk
   }
   for (int g = 0; g < groups; g++)
     for (int t = 0; t < tokens; t++) {
-      const vf scale = f_mul(f_load(group[g]), f_set1(qk_float_of_bits(qk_load32(x[t]))));
-      f_storen(y[t] + 16 * g, f_mul(f_of_i(acc[g][t]), scale), rows_left - 16 * g);
+      const vf scale = f_mul(f_load(group + g * group_bytes), f_set1(qk_float_of_bits(qk_load32(x[t]))));
+      f_storen(y + t * y_stride + 16 * g, f_mul(f_of_i(acc[g][t]), scale), rows_left - 16 * g);
     }
 }
 
@@ -77,20 +85,18 @@ static void int16_rows(const qk_matrix *w, qk_int begin, qk_int end, const uint8
   const qk_int group_bytes = w->row_bytes * QK_ROW_GROUP, pairs = (w->columns + 1) / 2, x_bytes = qk_activation_bytes(QK_ACT_INT16, w->columns);
   for (qk_int i = begin; i < end;) {
     const int groups = qk_group_count(end - i) >= DOT_COLUMNS ? DOT_COLUMNS : 1;
-    const uint8_t *group[4];
-    for (int g = 0; g < groups; g++) group[g] = (const uint8_t *)w->data + (i / QK_ROW_GROUP + g) * group_bytes;
+    const uint8_t *group = (const uint8_t *)w->data + i / QK_ROW_GROUP * group_bytes;
     for (qk_int t = 0; t < tokens;) {
       const int count = tokens - t >= DOT_ROWS ? DOT_ROWS : 1;
-      const uint8_t *x[4];
-      float *out[4];
-      for (int j = 0; j < count; j++) {
-        x[j] = activations + (index ? index[t + j] : t + j) * x_bytes;
-        out[j] = y + (t + j) * y_stride + i;
-      }
-      if (groups == DOT_COLUMNS && count == DOT_ROWS) int16_micro(group, x, pairs, out, end - i, DOT_COLUMNS, DOT_ROWS);
-      else if (groups == DOT_COLUMNS) int16_micro(group, x, pairs, out, end - i, DOT_COLUMNS, 1);
-      else if (count == DOT_ROWS) int16_micro(group, x, pairs, out, end - i, 1, DOT_ROWS);
-      else int16_micro(group, x, pairs, out, end - i, 1, 1);
+      const uint8_t *x = index ? activations : activations + t * x_bytes;
+#define MICRO(groups, tokens, fetches) \
+  int16_micro(group, group_bytes, x, index ? index + t : NULL, x_bytes, pairs, y + t * y_stride + i, y_stride, end - i, groups, tokens, fetches)
+      if (groups == DOT_COLUMNS && count == DOT_ROWS && t == 0) MICRO(DOT_COLUMNS, DOT_ROWS, true);
+      else if (groups == DOT_COLUMNS && count == DOT_ROWS) MICRO(DOT_COLUMNS, DOT_ROWS, false);
+      else if (groups == DOT_COLUMNS) MICRO(DOT_COLUMNS, 1, false);
+      else if (count == DOT_ROWS) MICRO(1, DOT_ROWS, false);
+      else MICRO(1, 1, false);
+#undef MICRO
       t += count;
     }
     i += 16 * groups;
