@@ -11,16 +11,21 @@
 
 static qk_int rounded(qk_int bytes) { return (bytes + 63) / 64 * 64; }
 
-static bool transposes(qe_load_kind kind) { return kind == QE_LOAD_TRANSPOSE_F32 || kind == QE_LOAD_TRANSPOSE_INT16; }
-
 static qk_int transpose_bytes(qk_int rows, qk_int columns) {
   qk_int floats = rounded(rows * columns * (qk_int)sizeof(float));
   return 2 * floats + rounded(columns * qk_row_bytes(QK_INT16, rows)) + qk_activation_bytes(QK_ACT_INT16, rows);
 }
 
-qk_int qe_load_scratch_bytes(qk_matrix source, qk_int rows, qe_load_kind kind) {
-  if (kind == QE_LOAD_COPY) return 0;
-  return rounded(rows * source.row_bytes) + (transposes(kind) ? transpose_bytes(source.rows, source.columns) : 0);
+qk_int qe_load_scratch_bytes(qk_matrix source, qe_load_kind kind) {
+  qk_int read = rounded(source.rows * source.row_bytes);
+  switch (kind) {
+    case QE_LOAD_COPY: return 0;
+    case QE_LOAD_FLOATS:
+    case QE_LOAD_PACK: return read;
+    case QE_LOAD_TRANSPOSE_F32:
+    case QE_LOAD_TRANSPOSE_INT16: return read + transpose_bytes(source.rows, source.columns);
+  }
+  return 0;
 }
 
 static void transpose(const qk_kernels *kernels, qk_matrix source, const qe_load_piece *piece, uint8_t *scratch) {
@@ -45,12 +50,12 @@ static void transpose(const qk_kernels *kernels, qk_matrix source, const qe_load
   qk_pack(rows_out, piece->destination, 0, qk_group_count(columns));
 }
 
-/// Rows [begin, end) of the file into `to`: 0 or an errno.
-static int read_rows(const qe_file_rows *file, qk_int begin, qk_int end, uint8_t *to) {
-  off_t offset = file->offset + begin * file->matrix.row_bytes;
-  size_t left = (size_t)((end - begin) * file->matrix.row_bytes);
+/// 0 or an errno.
+static int read_rows(const qe_file_rows *rows, uint8_t *to) {
+  off_t offset = rows->offset;
+  size_t left = (size_t)(rows->matrix.rows * rows->matrix.row_bytes);
   while (left > 0) {
-    ssize_t count = pread(file->descriptor, to, left, offset);
+    ssize_t count = pread(rows->descriptor, to, left, offset);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return count < 0 ? errno : ENODATA;
     to += count;
@@ -71,27 +76,22 @@ static void load_piece(void *context, qk_int i, qk_int worker) {
   const qe_load_piece *piece = &c->pieces[i];
   if (atomic_load_explicit(&c->error, memory_order_relaxed) != 0) return;
   uint8_t *scratch = qk_pool_scratch(c->workers.pool, worker);
-  qk_int unit = piece->kind == QE_LOAD_PACK ? QK_ROW_GROUP : 1, begin = piece->begin * unit, end = piece->end * unit;
-  if (end > piece->source.matrix.rows) end = piece->source.matrix.rows;
-  uint8_t *to = piece->kind == QE_LOAD_COPY ? (uint8_t *)piece->destination + begin * piece->source.matrix.row_bytes : scratch;
-  int error = read_rows(&piece->source, begin, end, to);
+  int error = read_rows(&piece->source, piece->kind == QE_LOAD_COPY ? piece->destination : scratch);
   if (error != 0) {
     atomic_store_explicit(&c->error, error, memory_order_relaxed);
     return;
   }
-  qk_matrix rows = qk_rows(piece->source.matrix, begin, end);
+  qk_matrix rows = piece->source.matrix;
   rows.data = scratch;
   switch (piece->kind) {
     case QE_LOAD_COPY:
       break;
     case QE_LOAD_FLOATS:
-      c->workers.kernels->dequantize_rows(&rows, 0, rows.rows, (float *)piece->destination + begin * rows.columns, rows.columns);
+      c->workers.kernels->dequantize_rows(&rows, 0, rows.rows, piece->destination, rows.columns);
       break;
-    case QE_LOAD_PACK: {
-      qk_int before = qk_packed_bytes(rows.type, begin, rows.columns);
-      qk_pack(rows, (uint8_t *)piece->destination + before, 0, piece->end - piece->begin);
+    case QE_LOAD_PACK:
+      qk_pack(rows, piece->destination, 0, qk_group_count(rows.rows));
       break;
-    }
     case QE_LOAD_TRANSPOSE_F32:
     case QE_LOAD_TRANSPOSE_INT16:
       transpose(c->workers.kernels, rows, piece, scratch + rounded(rows.rows * rows.row_bytes));

@@ -49,10 +49,13 @@ INLINE void clear_products(vi (*acc)[KEY_CHAINS]) {
 
 INLINE vf key_sum(const vi *acc) { return f_of_i(KEY_CHAINS == 2 ? i_add(acc[0], acc[KEY_CHAINS - 1]) : acc[0]); }
 
+/// What scores of the block of query rows at `first` and keys i ..< i + DOT_KEYS fetch meanwhile: a row of the next tile, or nothing.
+INLINE const uint8_t *score_lines(const key_tile *tile, qk_int first, int i) { return first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL; }
+
 /// Scores of the block of query rows at `first` and keys i ..< i + DOT_KEYS of the tile.
 static void key_scores(const attention_run *run, const key_tile *tile, qk_int first, int i, float (*scores)[BLOCK_ROWS]) {
   const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * query_bytes(run));
-  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i, *ahead = first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL;
+  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i, *ahead = score_lines(tile, first, i);
   const qk_int main = 2 * run->main_width;
   const vf scale = f_load(run->q_scale + first), rest_scale = f_load(run->q_rest_scale + first);
   vi acc[DOT_KEYS][KEY_CHAINS];

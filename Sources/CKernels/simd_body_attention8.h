@@ -111,8 +111,9 @@ static void byte_tile(const attention_run *run, const qk_pages *p, uint8_t *copi
     make_byte_panel(tile->key, tile->keys, latents + j, panels + j * (QK_KEY_TILE / QUAD));
 }
 
-/// Scores of the block of query rows at `first` and DOT_KEYS keys, and meanwhile, if `ahead`, lines from there on.
-static void byte_scores(const attention_run *run, qk_int first, const uint8_t *const *keys, const uint8_t *ahead, float (*scores)[BLOCK_ROWS]) {
+/// As key_scores.
+static void byte_scores(const attention_run *run, const key_tile *tile, qk_int first, int i, float (*scores)[BLOCK_ROWS]) {
+  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i, *ahead = score_lines(tile, first, i);
   const qk_int groups = qk_int8_groups(run->main_width), rope = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width), latents = byte_latents(run);
   const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * query_bytes(run)), *rest = q + run->main_width / 4 * BLOCK_ROWS;
   const vf rest_scale = f_load(run->q_rest_scale + first);
@@ -120,18 +121,18 @@ static void byte_scores(const attention_run *run, qk_int first, const uint8_t *c
   vf sums[DOT_KEYS];
   clear_products(acc);
   key_products(acc, rest, keys, rope, 2 * run->rest_width, NULL, 0, i_dot16_word);
-  for (int i = 0; i < DOT_KEYS; i++) sums[i] = f_mul(key_sum(acc[i]), f_mul(rest_scale, f_set1(qk_float_of_bits(qk_load32(keys[i] + rope - 4)))));
+  for (int j = 0; j < DOT_KEYS; j++) sums[j] = f_mul(key_sum(acc[j]), f_mul(rest_scale, f_set1(qk_float_of_bits(qk_load32(keys[j] + rope - 4)))));
   for (qk_int g = 0; g < groups; g++) {
     const qk_int begin = g * QK_INT8_LATENTS_PER_SCALE, width = smaller(QK_INT8_LATENTS_PER_SCALE, run->main_width - begin);
     clear_products(acc);
-    for (int i = 0; i < DOT_KEYS; i++) acc[i][0] = i_set1((int32_t)qk_load32(keys[i] + 4 * (groups + g)));
+    for (int j = 0; j < DOT_KEYS; j++) acc[j][0] = i_set1((int32_t)qk_load32(keys[j] + 4 * (groups + g)));
     key_products(acc, q + begin / 4 * BLOCK_ROWS, keys, latents + begin, width, ahead ? ahead + begin * BYTE_SCORE_LINES : NULL, BYTE_SCORE_LINES,
                  i_dot8_word);
     const vf scale = f_load(run->q_scale + first * groups + g * BLOCK_ROWS);
-    for (int i = 0; i < DOT_KEYS; i++)
-      sums[i] = f_fma(f_mul(key_sum(acc[i]), scale), f_set1(qk_float_of_bits(qk_load32(keys[i] + 4 * g))), sums[i]);
+    for (int j = 0; j < DOT_KEYS; j++)
+      sums[j] = f_fma(f_mul(key_sum(acc[j]), scale), f_set1(qk_float_of_bits(qk_load32(keys[j] + 4 * g))), sums[j]);
   }
-  for (int i = 0; i < DOT_KEYS; i++) f_store(scores[i], sums[i]);
+  for (int j = 0; j < DOT_KEYS; j++) f_store(scores[j], sums[j]);
 }
 
 /// Scores -> weights in fine units, zero where a row does not see; updates m and l.
@@ -262,8 +263,7 @@ static void attend_tile8(const attention_run *run, const key_tile *tile) {
     const int rows = (int)smaller(BLOCK_ROWS, run->rows - first);
     const int keys = seen_by(run, tile, first + rows - 1);  // later rows see more
     if (keys == 0) continue;
-    for (int i = 0; i < keys; i += DOT_KEYS)
-      byte_scores(run, first, (const uint8_t *const *)tile->key + i, first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL, block.scores + i);
+    for (int i = 0; i < keys; i += DOT_KEYS) byte_scores(run, tile, first, i, block.scores + i);
     byte_softmax(run, tile, first, keys, &block);
     byte_values(run, tile, first, rows, keys, &block);
   }

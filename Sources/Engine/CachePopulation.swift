@@ -15,6 +15,8 @@ final class CachePopulation: Sendable {
   static let defaultMarginBytes = 512 << 20
   /// While steps run, the thread waits until less than this part of the margin is left.
   static let busyMarginDivisor = 4
+  /// Of one layer: a piece that it may be behind, and one for the blocks of the step that asks.
+  private static let leastMarginBytes = 2 * pieceBytes
   /// A huge page: what the kernel clears at once in any case.
   static let pieceBytes = 2 << 20
 
@@ -22,7 +24,6 @@ final class CachePopulation: Sendable {
   let layerBytes: Int
   let blockBytes: Int
   private let marginBytes: Int  // of one layer, at rest
-  private let busyMarginBytes: Int  // of one layer, while steps run
   private let base: UInt
   private let highestBlock = Atomic<Int>(-1)
   private let isResting = Atomic<Bool>(true)
@@ -40,9 +41,7 @@ final class CachePopulation: Sendable {
     self.layerCount = layerCount
     self.layerBytes = layerBytes
     self.blockBytes = blockBytes
-    // At least two pieces: one that a layer may be behind, one for the blocks of the step that asks.
-    self.marginBytes = max(marginBytes / layerCount, 2 * Self.pieceBytes)
-    busyMarginBytes = max(marginBytes / layerCount / Self.busyMarginDivisor, 2 * Self.pieceBytes)
+    self.marginBytes = max(marginBytes / layerCount, Self.leastMarginBytes)
   }
 
   /// Pieces that are there. Tests wait for it.
@@ -54,7 +53,8 @@ final class CachePopulation: Sendable {
   /// Pieces that should be there once `block` is in use: what it and the lower ones take in all layers, and the margin. One more with
   /// every 2 MiB, not one per layer at once: the margin bears the layers that are behind the others by one.
   func piecesNeeded(block: Int, resting: Bool = true) -> Int {
-    let bytes = min((block + 1) * blockBytes + (resting ? marginBytes : busyMarginBytes), layerBytes)
+    let margin = resting ? marginBytes : max(marginBytes / Self.busyMarginDivisor, Self.leastMarginBytes)
+    let bytes = min((block + 1) * blockBytes + margin, layerBytes)
     return bytes == layerBytes ? pieceCount : (bytes * layerCount + Self.pieceBytes - 1) / Self.pieceBytes
   }
 

@@ -47,7 +47,7 @@ struct WeightBuilder {
     widestColumns = max(widestColumns, matrix.columns)
     if compute == .fast {
       let destination = arena.bytes(tensor.bytes.count)
-      addPieces(source, destination, count: matrix.rows, unitRows: 1, kind: QE_LOAD_COPY)
+      addPieces(source, destination, unitRows: 1, unitBytes: matrix.row_bytes, kind: QE_LOAD_COPY)
       matrix.data = UnsafeRawPointer(destination)
     }
     if !measuring { matrices.initialize(to: matrix) }
@@ -124,7 +124,9 @@ struct WeightBuilder {
       widestColumns = max(widestColumns, matrix.columns)
       if compute == .fast {
         let destination = arena.bytes(qk_packed_bytes(matrix.type, matrix.rows, matrix.columns))
-        addPieces(source, destination, count: qk_group_count(matrix.rows), unitRows: Int(QK_ROW_GROUP), kind: QE_LOAD_PACK)
+        let group = Int(QK_ROW_GROUP)
+        addPieces(
+          source, destination, unitRows: group, unitBytes: qk_packed_bytes(matrix.type, group, matrix.columns), kind: QE_LOAD_PACK)
         matrix = qk_packed_matrix(matrix, destination)
       } else {
         mappedBytes += matrix.row_bytes * matrix.rows
@@ -151,7 +153,7 @@ struct WeightBuilder {
         destination = UnsafeMutableRawPointer(arena.room(Float.self, rows, columns))
         matrix = qk_file_matrix(QK_F32, destination, rows, columns, nil)
       }
-      addPiece(source, destination, 0..<columns, unitRows: 1, kind: kind)
+      addPiece(source, destination, kind)
       if !measuring { (matrices + index).initialize(to: matrix) }
     }
     return MatrixList(first: matrices, count: sources.count)
@@ -159,26 +161,25 @@ struct WeightBuilder {
 
   private mutating func copyAsFloats(_ source: qe_file_rows) -> UnsafeMutablePointer<Float> {
     let data = arena.room(Float.self, source.matrix.rows, source.matrix.columns)
-    addPieces(source, data, count: source.matrix.rows, unitRows: 1, kind: QE_LOAD_FLOATS)
+    addPieces(source, data, unitRows: 1, unitBytes: source.matrix.columns * 4, kind: QE_LOAD_FLOATS)
     return data
   }
 
-  /// Pieces of about `pieceBytes` of the file; `count` units of `unitRows` rows.
+  /// Pieces of about `pieceBytes` of the file, of whole units of `unitRows` rows, which take `unitBytes` each at the destination.
   private mutating func addPieces(
-    _ source: qe_file_rows, _ destination: UnsafeMutableRawPointer, count: Int, unitRows: Int, kind: qe_load_kind
+    _ source: qe_file_rows, _ destination: UnsafeMutableRawPointer, unitRows: Int, unitBytes: Int, kind: qe_load_kind
   ) {
-    let step = max(Self.pieceBytes / max(source.matrix.row_bytes * unitRows, 1), 1)
-    for begin in stride(from: 0, to: count, by: step) {
-      addPiece(source, destination, begin..<min(begin + step, count), unitRows: unitRows, kind: kind)
+    let units = max(Self.pieceBytes / max(source.matrix.row_bytes * unitRows, 1), 1)
+    let rows = source.matrix.rows
+    for begin in stride(from: 0, to: rows, by: units * unitRows) {
+      addPiece(source.rows(begin..<min(begin + units * unitRows, rows)), destination + begin / unitRows * unitBytes, kind)
     }
   }
 
-  private mutating func addPiece(
-    _ source: qe_file_rows, _ destination: UnsafeMutableRawPointer, _ units: Range<Int>, unitRows: Int, kind: qe_load_kind
-  ) {
-    scratchBytes = max(scratchBytes, qe_load_scratch_bytes(source.matrix, units.count * unitRows, kind))
+  private mutating func addPiece(_ source: qe_file_rows, _ destination: UnsafeMutableRawPointer, _ kind: qe_load_kind) {
+    scratchBytes = max(scratchBytes, qe_load_scratch_bytes(source.matrix, kind))
     guard !measuring else { return }
-    pieces.append(qe_load_piece(source: source, destination: destination, begin: units.lowerBound, end: units.upperBound, kind: kind))
+    pieces.append(qe_load_piece(source: source, destination: destination, kind: kind))
   }
 }
 

@@ -146,8 +146,7 @@ extension WeightBuilder {
     switch tensors {
     case .stacked(let tensor, _, _, _):
       let whole = source(tensor)
-      return list(
-        (0..<shape.expertCount).map { whole.rows(tensors.rows(ofExpert: $0).rows) })
+      return list((0..<shape.expertCount).map { whole.rows(tensors.rows(ofExpert: $0).rows) })
     case .separate(let tensors):
       return list(tensors.map { source($0) })
     }

@@ -89,8 +89,9 @@ package final class EngineLoop: @unchecked Sendable {
       var messages: [Message] = []
       publishGauges(force: true)
       while true {
-        if !core.hasWork { core.rest?() }
-        inbox.take(into: &messages, waits: !core.hasWork)
+        let waits = !core.hasWork
+        if waits { core.rest?() }
+        inbox.take(into: &messages, waits: waits)
         for message in messages {
           switch message {
           case .submit(let submission): submit(submission)

@@ -216,9 +216,9 @@ void qe_run_sampling(qe_workers workers, const qe_sampling *job);
 // ------------------------------------------------------------------------------------------------ loading
 
 typedef enum qe_load_kind {
-  QE_LOAD_COPY = 0,             // rows [begin, end) as they are (whole matrix at destination)
-  QE_LOAD_FLOATS = 1,           // dequantise rows [begin, end) to float32 (whole matrix at destination)
-  QE_LOAD_PACK = 2,             // qk_pack groups [begin, end)
+  QE_LOAD_COPY = 0,             // destination = source as it is
+  QE_LOAD_FLOATS = 1,           // destination = source as float32 [rows, columns]
+  QE_LOAD_PACK = 2,             // destination = qk_pack of source
   QE_LOAD_TRANSPOSE_F32 = 3,    // destination = transposed source as float32 [columns, rows]
   QE_LOAD_TRANSPOSE_INT16 = 4,  // destination = transposed source as packed INT16 [columns, rows]
 } qe_load_kind;
@@ -231,13 +231,12 @@ typedef struct qe_file_rows {
 } qe_file_rows;
 
 typedef struct qe_load_piece {
-  qe_file_rows source;
+  qe_file_rows source;      // of a matrix that is packed: whole groups, but for its end; of one that is transposed: all
   void *destination;
-  qk_int begin, end;        // of rows, or of groups; transposing takes the whole matrix
   qe_load_kind kind;
 } qe_load_piece;
-/// Worker scratch for a piece of `rows` rows of `source` (the last group may have fewer).
-qk_int qe_load_scratch_bytes(qk_matrix source, qk_int rows, qe_load_kind kind);
+/// Worker scratch for a piece.
+qk_int qe_load_scratch_bytes(qk_matrix source, qe_load_kind kind);
 /// 0, or the errno of a read that failed; ENODATA: a file ended before its rows did.
 int qe_run_load(qe_workers workers, const qe_load_piece *pieces, qk_int count);
 
