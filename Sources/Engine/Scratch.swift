@@ -219,7 +219,7 @@ struct Scratch {
   /// What one worker needs for any job of a forward pass.
   static func workerBytes(_ shape: Hyperparameters, _ options: EngineOptions, widestColumns: Int) -> Int {
     let limits = AttentionLimits(shape, options)
-    let product = qk_gated_scratch_bytes(widestColumns)
+    let product = qk_pool_matmul_scratch_bytes(widestColumns)
     let absorbed = qk_attention_scratch_bytes(
       limits.tileTokens * shape.headCount, shape.latentRank + shape.ropeDim, shape.latentRank)
     let result = max(product, absorbed, qe_sample_scratch_bytes(shape.vocabularySize))

@@ -238,7 +238,7 @@ private let productTypes = allTypes + [QK_INT16]
     let pool = try #require(qk_pool_create(2))
     defer { qk_pool_destroy(pool) }
     let (rows, columns, most) = (352, 512, 150)
-    #expect(qk_pool_reserve(pool, qk_gated_scratch_bytes(columns)) == 0)
+    #expect(qk_pool_reserve(pool, qk_pool_matmul_scratch_bytes(columns)) == 0)
     let (gate, up) = (
       Problem(QK_Q4_K, rows: rows, columns: columns, tokens: most, seed: 3),
       Problem(QK_Q8_0, rows: rows, columns: columns, tokens: 1, seed: 4)
@@ -282,7 +282,7 @@ private let productTypes = allTypes + [QK_INT16]
     let problems = [(QK_Q4_K, 130, 256, 3), (QK_BF16, 65, 77, 1), (QK_Q8_0, 16, 64, 0), (QK_Q6_K, 200, 512, 7)].enumerated().map {
       Problem($1.0, rows: $1.1, columns: $1.2, tokens: $1.3, seed: UInt64($0))
     }
-    #expect(qk_pool_reserve(pool, qk_matmul_scratch_bytes(512)) == 0)
+    #expect(qk_pool_reserve(pool, qk_pool_matmul_scratch_bytes(512)) == 0)
     for fast in [false, true] {
       let kernels = qk_kernels_best()
       var tasks: [qk_matmul_task] = []

@@ -255,9 +255,8 @@ typedef struct qk_matmul_task {
 } qk_matmul_task;
 
 /// Runs all products, row tiles claimed dynamically (one pool run, no allocation): one matrix, gate+up, or the touched
-/// experts of a step. The pool's per-worker scratch must hold qk_matmul_scratch_bytes of the widest matrix, and with gated pairs
-/// qk_gated_scratch_bytes of it.
-qk_int qk_gated_scratch_bytes(qk_int columns);
+/// experts of a step. The pool's per-worker scratch must hold qk_pool_matmul_scratch_bytes of the widest matrix.
+qk_int qk_pool_matmul_scratch_bytes(qk_int columns);
 void qk_pool_matmul(qk_pool *pool, const qk_kernels *kernels, qk_matmul_task *tasks, qk_int count);
 /// What all workers together can do at best: bytes read from memory, int8, bfloat16 and int16 operations, per second. Takes a fifth of a second
 /// and 256 MiB; zeros if that memory is not to be had.
