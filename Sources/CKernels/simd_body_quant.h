@@ -27,7 +27,7 @@ typedef struct fetch_plan {
 /// Cache line `line` of the `lines` that a block fetches ahead: between the products, one at a time, because only some misses can be under
 /// way and a burst of them holds up the loads of what is at hand [M: Q4_K from memory, 6 tokens: 10.4 GB/s a core in bursts, 12.5 spread].
 INLINE void fetch(const uint8_t *ahead, int line, int lines) {
-  if (line < lines) _mm_prefetch((const char *)ahead + 64 * line, _MM_HINT_T1);
+  if (line < lines) _mm_prefetch((const char *)ahead + 64 * line, _MM_HINT_T0);
 }
 
 /// Independent sums per token, so that few tokens do not wait for the dot product's latency. Integers: the order changes nothing.
@@ -113,7 +113,7 @@ INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk
     const qk_int at = first + b;
     const uint8_t *ahead = plan.at[0] + b * plan.stride;
     for (int g = 0; groups > 1 && g < groups; g++)
-      for (int i = 0; i < plan.lines; i++) fetch(plan.at[g] + b * plan.stride, i, plan.lines);
+      for (int i = 0; i < plan.lines; i++) _mm_prefetch((const char *)plan.at[g] + b * plan.stride + 64 * i, _MM_HINT_T1);
     if (kind.sub != 32) {
       add_block16(sum, tile, q, x, b, at, groups, tokens, kind, ahead, plan.lines);
       continue;
@@ -183,8 +183,10 @@ static quant_function quant_function_for(qk_type type, int *shift) {
   }
 }
 
-/// How far ahead weights are fetched into the second-level cache: AHEAD_BYTES for one row group at a time, TILES_AHEAD tiles of 256 columns for
-/// a pair of them. The arithmetic of several tokens takes so long that the hardware's own prefetch stops at every page [M: 2 cores, Q8_0
-/// 2048x2048, 8 tokens: 28.7 GB/s with one tile into the first level, 37.6 with two into the second; one core of Zen 5, Q4_K from memory, 1 and
-/// 3 tokens: 36.5 and 30.5 GB/s with 3.5 KiB, 37.7 and 32.5 with 4.5, 38.3 and 36 with 6, no more with 6.5].
-enum { TILES_AHEAD = 2, AHEAD_BYTES = 6144 };
+/// How far ahead weights are fetched: AHEAD_BYTES, into the first-level cache, for one row group at a time; TILES_AHEAD tiles of 256 columns, into
+/// the second, for a pair of them. The arithmetic of several tokens takes so long that the hardware's own prefetch stops at every page [M: 2
+/// cores, Q8_0 2048x2048, 8 tokens: 28.7 GB/s with one tile into the first level, 37.6 with two into the second. Two cores of Zen 5, memory at
+/// 87 GB/s, GB/s of 1, 2, 3, 4, 6 tokens: Q4_K 1408x2048 76 75 67 64 54 with 6144 into the second level, 82 80 77 72 58 with 7680 into the first,
+/// 77 81 82 76 58 with 12288; Q8_0 2048x1408 76 74 70 67 67, 74 76 75 73 71 and 72 73 72 69 68; Q5_0 82 78 74 68 58, 81 79 78 75 65 and
+/// 79 78 79 81 69].
+enum { TILES_AHEAD = 2, AHEAD_BYTES = 7680 };
