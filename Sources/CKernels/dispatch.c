@@ -121,6 +121,7 @@ static qk_matrix packed_rows(const qk_matrix *m, qk_int begin, qk_int end) {
   qk_matrix rows = *m;
   rows.data = (const uint8_t *)m->data + begin * m->row_bytes;
   rows.rows = end - begin;
+  rows.scale_row += begin;
   return rows;
 }
 

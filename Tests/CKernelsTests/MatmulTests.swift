@@ -247,7 +247,8 @@ private let productTypes = allTypes + [QK_INT16]
       let x = Memory(most * qk_activation_bytes(QK_ACT_Q8, columns))
       variant.pointee.quantize_activations(QK_ACT_Q8, gate.x, columns, most, columns, x.base, qk_activation_bytes(QK_ACT_Q8, columns))
       let hiddenBytes = qk_activation_bytes(QK_ACT_Q8, rows)
-      for (tokens, index) in [(1, nil), (7, [Int32](repeating: 149, count: 7)), (150, nil)] as [(Int, [Int32]?)] {
+      let backwards: [Int32] = (0..<100).map { 149 - $0 }
+      for (tokens, index) in [(1, nil), (7, [Int32](repeating: 149, count: 7)), (100, backwards), (150, nil)] as [(Int, [Int32]?)] {
         var parts = [[Float](repeating: 0, count: tokens * rows), [Float](repeating: 0, count: tokens * rows)]
         variant.pointee.matmul_fast(&gate.packed, 0, rows, x.base, index, tokens, &parts[0], rows, gate.scratch.base)
         variant.pointee.matmul_fast(&up.packed, 0, rows, x.base, index, tokens, &parts[1], rows, gate.scratch.base)
@@ -279,7 +280,11 @@ private let productTypes = allTypes + [QK_INT16]
   @Test func poolRunsManyProducts() throws {
     let pool = try #require(qk_pool_create(3))
     defer { qk_pool_destroy(pool) }
-    let problems = [(QK_Q4_K, 130, 256, 3), (QK_BF16, 65, 77, 1), (QK_Q8_0, 16, 64, 0), (QK_Q6_K, 200, 512, 7)].enumerated().map {
+    // 24 tokens and more are held on their way to y, 72 and 128 rows at a time.
+    let problems = [
+      (QK_Q4_K, 130, 256, 3), (QK_BF16, 65, 77, 1), (QK_Q8_0, 16, 64, 0), (QK_Q6_K, 200, 512, 7), (QK_Q5_0, 300, 96, 24),
+      (QK_Q4_K, 290, 512, 150), (QK_BF16, 140, 33, 73), (QK_Q8_0, 129, 256, 72),
+    ].enumerated().map {
       Problem($1.0, rows: $1.1, columns: $1.2, tokens: $1.3, seed: UInt64($0))
     }
     #expect(qk_pool_reserve(pool, qk_pool_matmul_scratch_bytes(512)) == 0)
