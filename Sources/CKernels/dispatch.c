@@ -59,7 +59,8 @@ qk_int qk_activation_bytes(qk_activation kind, qk_int columns) {
 }
 
 qk_int qk_matmul_scratch_bytes(qk_int columns) {
-  return QK_ROW_GROUP * (columns + 64) * 4 + 24576;  // a group of rows as float32; or two tiles of unpacked blocks with many tokens' sums
+  const qk_int tiles = 12288 + 2 * QK_TOKEN_BLOCK * QK_ROW_GROUP * 4;  // two of unpacked blocks with their scales, and a block of tokens' sums
+  return QK_ROW_GROUP * (columns + 64) * 4 + tiles;                    // or a group of rows as float32
 }
 
 qk_int qk_cache_row_bytes(qk_cache_type type, qk_int c, qk_int r) {
@@ -83,11 +84,11 @@ qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_wi
 
 // A run of products is cut into jobs of about equal work, many enough that an uneven end or a busy core costs little, large enough that
 // weights stream.
-// A job's products of up to HELD_TOKENS tokens are held in the worker's scratch: those of a gated pair until both are there; those of
+// A job's products of up to QK_TOKEN_BLOCK tokens are held in the worker's scratch: those of a gated pair until both are there; those of
 // LEAST_HELD or more tokens by themselves until they can go to `y` in long pieces, for there the rows of tokens are often a power of two apart,
 // and what one row group has for each of them falls into one cache set [M: one core of Zen 5, Q8_0, jobs of 128 rows, 512 tokens: 1024x512 602
 // GOP/s straight to y, 713 held; 3072x384 537 and 676; 1024x2048 700 and 742; Q4_K 3072x384, 32 tokens: 519 and 570].
-enum { GATED_ROWS = 256, GATED_STEP = 32, HELD_ROWS = 128, HELD_STRIDE = HELD_ROWS + 16, HELD_TOKENS = 72, LEAST_HELD = 24 };
+enum { GATED_ROWS = 256, GATED_STEP = 32, HELD_ROWS = 128, HELD_STRIDE = HELD_ROWS + 16, LEAST_HELD = 24 };
 enum { JOBS_PER_THREAD = 20, LEAST_JOB_BYTES = 8 << 10, MOST_JOB_BYTES = 1 << 20, MOST_ROWS_OF_MANY = 128, MANY_TOKENS = 32, FEW_TOKENS = 4 };
 // More tokens than this are multiplied with two row groups at a time where the registers allow it: jobs are whole pairs then.
 enum { ONE_GROUP_TOKENS = 8, PAIR_ROWS = 2 * QK_ROW_GROUP };
@@ -114,22 +115,7 @@ static qk_int rows_per_job(const qk_matmul_task *t, qk_int work_per_job) {
   return t->up ? at_most(job, GATED_ROWS) : job;
 }
 
-qk_int qk_pool_matmul_scratch_bytes(qk_int columns) { return qk_matmul_scratch_bytes(columns) + 2 * HELD_TOKENS * GATED_ROWS * 4; }
-
-/// Rows [begin, end) of a packed matrix, by themselves.
-static qk_matrix packed_rows(const qk_matrix *m, qk_int begin, qk_int end) {
-  qk_matrix rows = *m;
-  rows.data = (const uint8_t *)m->data + begin * m->row_bytes;
-  rows.rows = end - begin;
-  rows.scale_row += begin;
-  return rows;
-}
-
-/// Of `rest` tokens, those of the next of as few passes as can be, as evenly cut as that allows.
-static qk_int held_tokens(qk_int rest) {
-  const qk_int passes = (rest + HELD_TOKENS - 1) / HELD_TOKENS;
-  return (rest + passes - 1) / passes;
-}
+qk_int qk_pool_matmul_scratch_bytes(qk_int columns) { return qk_matmul_scratch_bytes(columns) + 2 * QK_TOKEN_BLOCK * GATED_ROWS * 4; }
 
 /// Tokens first ... first + count of a task against some rows of its matrix.
 static void multiply(const qk_kernels *k, const qk_matmul_task *t, const qk_matrix *rows, qk_int first, qk_int count, float *y, qk_int y_stride,
@@ -141,11 +127,11 @@ static void multiply(const qk_kernels *k, const qk_matmul_task *t, const qk_matr
 
 /// Hidden activations [begin, end) of all tokens of a gated pair.
 static void gated_rows(const qk_kernels *k, const qk_matmul_task *t, qk_int begin, qk_int end, uint8_t *scratch) {
-  const qk_matrix gate = packed_rows(t->w, begin, end), up = packed_rows(t->up, begin, end);
+  const qk_matrix gate = qk_rows(*t->w, begin, end), up = qk_rows(*t->up, begin, end);
   const qk_int rows = end - begin;
-  float *g = (float *)(scratch + qk_matmul_scratch_bytes(gate.columns)), *u = g + HELD_TOKENS * GATED_ROWS;  // [tokens, rows]
+  float *g = (float *)(scratch + qk_matmul_scratch_bytes(gate.columns)), *u = g + QK_TOKEN_BLOCK * GATED_ROWS;  // [tokens, rows]
   for (qk_int first = 0, count; first < t->tokens; first += count) {
-    count = held_tokens(t->tokens - first);
+    count = qk_next_block(t->tokens - first);
     multiply(k, t, &gate, first, count, g, rows, scratch);
     multiply(k, t, &up, first, count, u, rows, scratch);
     k->silu_mul(g, u, count * rows, g);
@@ -158,9 +144,9 @@ static void gated_rows(const qk_kernels *k, const qk_matmul_task *t, qk_int begi
 static void held_rows(const qk_kernels *k, const qk_matmul_task *t, qk_int begin, qk_int end, uint8_t *scratch) {
   float *held = (float *)(scratch + qk_matmul_scratch_bytes(t->w->columns));  // [tokens, HELD_STRIDE]
   for (qk_int i = begin; i < end; i += HELD_ROWS) {
-    const qk_matrix rows = packed_rows(t->w, i, at_most(i + HELD_ROWS, end));
+    const qk_matrix rows = qk_rows(*t->w, i, at_most(i + HELD_ROWS, end));
     for (qk_int first = 0, count; first < t->tokens; first += count) {
-      count = held_tokens(t->tokens - first);
+      count = qk_next_block(t->tokens - first);
       multiply(k, t, &rows, first, count, held, HELD_STRIDE, scratch);
       for (qk_int n = 0; n < count; n++)
         memcpy(t->y + (first + n) * t->y_stride + i, held + n * HELD_STRIDE, (size_t)rows.rows * sizeof(float));

@@ -3,7 +3,7 @@
 
 enum { Q8_0_BLOCKS = 8 };
 
-/// All of `w` for up to TOKEN_BLOCK tokens, by way of unpacked tiles of 256 columns; pairs of row groups where the registers allow it.
+/// All of `w` for up to QK_TOKEN_BLOCK tokens, by way of unpacked tiles of 256 columns; pairs of row groups where the registers allow it.
 static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const qk_act_block *const *x, qk_int count, float *y, qk_int y_stride,
                             uint8_t *scratch) {
   enum { TILE_BYTES = 16 * TILE_COLUMNS, SCALES = 16 * 16 };
@@ -33,17 +33,16 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
       run(tile, groups, x, count, first, blocks, sums, &plan, shift);
     }
     for (int g = 0; g < groups; g++, i += QK_ROW_GROUP)
-      for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * (g * TOKEN_BLOCK + t)), end - i);
+      for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * (g * QK_TOKEN_BLOCK + t)), end - i);
   }
 }
 
 static void matmul_quantised(const qk_matrix *w, qk_int begin, qk_int end, const void *activations, const int32_t *index, qk_int tokens,
                              float *y, qk_int y_stride, void *scratch) {
   const qk_int x_bytes = qk_activation_bytes(QK_ACT_Q8, w->columns);
-  qk_int passes = (tokens + TOKEN_BLOCK - 1) / TOKEN_BLOCK, count;
-  for (qk_int t0 = 0; t0 < tokens; t0 += count, passes--) {
-    count = (tokens - t0 + passes - 1) / passes;
-    const qk_act_block *x[TOKEN_BLOCK];
+  for (qk_int t0 = 0, count; t0 < tokens; t0 += count) {
+    count = qk_next_block(tokens - t0);
+    const qk_act_block *x[QK_TOKEN_BLOCK];
     for (qk_int t = 0; t < count; t++)
       x[t] = (const qk_act_block *)((const uint8_t *)activations + (index ? index[t0 + t] : t0 + t) * x_bytes);
     float *out = y + t0 * y_stride;

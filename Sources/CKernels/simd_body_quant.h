@@ -2,11 +2,6 @@
 // inside blocks of 32 (or 16), float sums over blocks in rising order, one chain per (row, token): the bits do not depend on how many tokens or
 // rows are computed together. Between tiles the sums rest in scratch.
 
-/// Tokens that share an unpacked tile: their sums and the tile stay in the first-level cache, their activations come from the second each time.
-/// Unpacking costs what multiplying two tokens costs, so they are many [M: one core of Zen 5, Q4_K 256x2048, 48 tokens: 629 GOP/s in two blocks
-/// of 24, 682 in one of 48; 60: 660 and 682].
-enum { TOKEN_BLOCK = 72 };
-
 /// How a format's integers become numbers. `shift`: weights are stored 128 >> shift too large (if no minima).
 typedef struct quant_kind {
   int sub, shift;
@@ -101,13 +96,13 @@ INLINE void add_block16(vf (*sum)[8], const quant_tile *tile, const uint8_t *con
     for (int t = 0; t < tokens; t++) sum[g][t] = f_fma(both[g][t], f_set1(x[t][at].scale), sum[g][t]);
 }
 
-/// Adds tiles (blocks `first` ..< first + blocks) of `groups` groups x `tokens` tokens to sums [groups][TOKEN_BLOCK, 16]: a token's columns,
+/// Adds tiles (blocks `first` ..< first + blocks) of `groups` groups x `tokens` tokens to sums [groups][QK_TOKEN_BLOCK, 16]: a token's columns,
 /// once in a register, serve all groups.
 INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk_int first, qk_int blocks, float *sums,
                         fetch_plan plan, const int groups, const int tokens, const quant_kind kind) {
   vf sum[2][8];
   for (int g = 0; g < groups; g++)
-    for (int t = 0; t < tokens; t++) sum[g][t] = first == 0 ? f_zero() : f_load(sums + 16 * (g * TOKEN_BLOCK + t));
+    for (int t = 0; t < tokens; t++) sum[g][t] = first == 0 ? f_zero() : f_load(sums + 16 * (g * QK_TOKEN_BLOCK + t));
   for (qk_int b = 0; b < blocks; b++) {
     const uint8_t *q[2] = {tile[0].q + b * tile[0].stride, tile[groups - 1].q + b * tile[groups - 1].stride};
     const qk_int at = first + b;
@@ -131,10 +126,10 @@ INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk
     }
   }
   for (int g = 0; g < groups; g++)
-    for (int t = 0; t < tokens; t++) f_store(sums + 16 * (g * TOKEN_BLOCK + t), sum[g][t]);
+    for (int t = 0; t < tokens; t++) f_store(sums + 16 * (g * QK_TOKEN_BLOCK + t), sum[g][t]);
 }
 
-/// Up to TOKEN_BLOCK tokens against one tile of each group, as evenly cut as the registers allow: 9 tokens are 5 and 4, not 8 and 1.
+/// Up to QK_TOKEN_BLOCK tokens against one tile of each group, as evenly cut as the registers allow: 9 tokens are 5 and 4, not 8 and 1.
 INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks, float *sums,
                          fetch_plan plan, const int groups, const quant_kind kind) {
   enum { PAIR_TOKENS = QUANT_TOKENS == 8 ? 6 : QUANT_TOKENS };

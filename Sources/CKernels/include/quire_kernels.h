@@ -51,7 +51,7 @@ qk_int qk_row_bytes(qk_type type, qk_int columns);  // bytes of one file row; co
 
 /// A matrix over file rows. `scales` for F8_E4M3, else NULL.
 qk_matrix qk_file_matrix(qk_type type, const void *_Nullable data, qk_int rows, qk_int columns, const float *_Nullable scales);
-/// Rows [begin, end) of a QK_FILE matrix, the F8 scale grid followed.
+/// Rows [begin, end) of a matrix, the F8 scale grid followed. QK_PACKED: begin a multiple of QK_ROW_GROUP.
 qk_matrix qk_rows(qk_matrix m, qk_int begin, qk_int end);
 
 /// Bytes of the packed form of `source`, a multiple of 64; the bits per weight are the file's (plus padding to 16 rows).
