@@ -28,18 +28,25 @@ const qk_kernels *qk_kernels_avx512bf16(void) {
   return qk_kernels_avx512() && __builtin_cpu_supports("avx512bf16") ? &qk_table_avx512bf16 : NULL;
 }
 
+const qk_kernels *qk_kernels_avx512zen5(void) { return qk_kernels_avx512bf16() ? &qk_table_avx512zen5 : NULL; }
+
+/// AMD's Zen 5, or what came after it: Zen 4 has no AVX-VNNI beside AVX-512.
+static bool is_zen5(void) { return __builtin_cpu_is("amd") && __builtin_cpu_supports("avxvnni"); }
+
 const qk_kernels *qk_kernels_named(const char *name) {
   if (strcmp(name, "scalar") == 0) return qk_kernels_scalar();
   if (strcmp(name, "avx2") == 0) return qk_kernels_avx2();
   if (strcmp(name, "avxvnni") == 0) return qk_kernels_avxvnni();
   if (strcmp(name, "avx512") == 0) return qk_kernels_avx512();
   if (strcmp(name, "avx512bf16") == 0) return qk_kernels_avx512bf16();
+  if (strcmp(name, "avx512zen5") == 0) return qk_kernels_avx512zen5();
   return NULL;
 }
 
 const qk_kernels *qk_kernels_best(void) {
   const char *wanted = getenv("QUIRE_KERNELS");
   const qk_kernels *k = wanted ? qk_kernels_named(wanted) : NULL;
+  if (!k && is_zen5()) k = qk_kernels_avx512zen5();
   if (!k) k = qk_kernels_avx512bf16();
   if (!k) k = qk_kernels_avx512();
   if (!k) k = qk_kernels_avxvnni();

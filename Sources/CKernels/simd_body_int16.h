@@ -66,7 +66,7 @@ INLINE void int16_micro(const uint8_t *group, qk_int group_bytes, const uint8_t 
     for (int g = 0; g < groups; g++) {
       const uint8_t *at = group + g * group_bytes + 64 * k;
       w[g] = i_load(at + 64);
-      if (fetches) _mm_prefetch((const char *)at + groups * group_bytes, _MM_HINT_T0);
+      if (fetches) _mm_prefetch((const char *)at + groups * group_bytes, FETCH_HINT);
     }
     for (int t = 0; t < tokens; t++) {
       const vi pair = i_set1((int32_t)qk_load32(x[t] + QK_INT16_ACTIVATION_HEAD_BYTES + 4 * k));

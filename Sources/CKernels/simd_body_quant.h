@@ -22,7 +22,7 @@ typedef struct fetch_plan {
 /// Cache line `line` of the `lines` that a block fetches ahead: between the products, one at a time, because only some misses can be under
 /// way and a burst of them holds up the loads of what is at hand [M: Q4_K from memory, 6 tokens: 10.4 GB/s a core in bursts, 12.5 spread].
 INLINE void fetch(const uint8_t *ahead, int line, int lines) {
-  if (line < lines) _mm_prefetch((const char *)ahead + 64 * line, _MM_HINT_T0);
+  if (line < lines) _mm_prefetch((const char *)ahead + 64 * line, FETCH_HINT);
 }
 
 /// Independent sums per token, so that few tokens do not wait for the dot product's latency. Integers: the order changes nothing.

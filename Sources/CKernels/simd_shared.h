@@ -4,6 +4,13 @@
 /// Loops over sums in registers, of lengths known when compiled: left as loops, the sums would be arrays in memory.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
+/// How weights are fetched from memory between the products. Into the second-level cache, where many lines can be under way at once: the misses
+/// of a first-level cache are few on most processors, and waiting for memory they leave none for the rest. Zen 5 has enough of them. Weights of
+/// 8 bits and up to HARDWARE_FETCHES tokens are read so fast that the hardware's own prefetch does better without ours [M: two cores of Zen 4, GB/s
+/// of 1, 2, 4 and 8 tokens, each core on a die of its own: Q4_K 1408x2048 25 24 21 17 into the first level, 51 49 33 18 into the second; Q8_0
+/// 512x1024 32 27 25 21, 38 40 45 39, and 51 48 28 17 with nothing fetched].
+enum { FETCH_HINT = QK_FETCH_INTO_L1 ? _MM_HINT_T0 : _MM_HINT_T1, HARDWARE_FETCHES = QK_FETCH_INTO_L1 ? 0 : 2 };
+
 /// step(n, ...) for the n = 1 ... 8 that `count` is, so that loops over n can be unrolled.
 #define FOR_COUNT(count, step, ...)               \
   switch (count) {                                \
