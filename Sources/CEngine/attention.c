@@ -22,14 +22,20 @@ static bool have_same_rows(const qe_attention_item *a, const qe_attention_item *
   return a->token == b->token && a->tokens == b->tokens && a->head == b->head && a->heads == b->heads;
 }
 
+qk_int qe_attention_state_bytes(qk_int heads, qk_int c) { return (heads * c * (qk_int)sizeof(float) + 63) / 64 * 64; }
+
 static void attention_item(void *context, qk_int i, qk_int worker) {
   attention_context *c = context;
   const qe_attention *job = c->job;
   const qe_attention_item *item = &job->items[i];
   qk_int width = job->c + job->r;
   qk_int row = item->token * job->heads + item->head;
+  uint8_t *scratch = qk_pool_scratch(c->pool, worker);
   qk_softmax_state state;
-  if (item->slot < 0) {
+  const bool aside = item->tokens == 1 && (job->out.q8 || job->out.bf16 || job->out.int16);
+  if (item->slot < 0 && aside) {
+    state = (qk_softmax_state){job->m + row, job->l + row, (float *)scratch, job->c};
+  } else if (item->slot < 0) {
     state = (qk_softmax_state){job->m + row, job->l + row, job->u + row * job->c, job->c};
   } else {
     qk_int place = item->slot * job->heads + item->head;
@@ -57,7 +63,7 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
     call.next_begin = job->items[next].begin;
     call.next_end = job->items[next].end;
   }
-  c->kernels->attention_latent(&call, qk_pool_scratch(c->pool, worker));
+  c->kernels->attention_latent(&call, scratch + qe_attention_state_bytes(job->heads, job->c));
   if (item->slot < 0) finish_rows(c, state, item->token, item->tokens, item->head, item->heads);
 }
 

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 /// A pause takes 23 ns on Zen 5 and more on Intel; whoever looks seldom is late at the start and the end of every run.
-enum { PAUSES_PER_LOOK = 2, CACHE_LINE = 64, MOST_SPANS = 8 };
+enum { PAUSES_PER_LOOK = 2, CACHE_LINE = 64, MOST_SPANS = 8, SCRATCH_MARGIN = 64 << 10 };
 
 /// Jobs that nobody took yet: the first in the low half, the end in the high half.
 typedef struct job_span {
@@ -214,7 +214,7 @@ int32_t qk_pool_reserve(qk_pool *pool, qk_int bytes) {
   const qk_int rounded = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
   void *fresh[QK_POOL_MAX_THREADS];
   for (qk_int i = 0; i < pool->threads; i++) {
-    fresh[i] = aligned_alloc(CACHE_LINE, (size_t)rounded);
+    fresh[i] = aligned_alloc(CACHE_LINE, (size_t)(rounded + 2 * SCRATCH_MARGIN));
     if (fresh[i]) continue;
     while (i-- > 0) free(fresh[i]);
     return -1;
@@ -227,6 +227,6 @@ int32_t qk_pool_reserve(qk_pool *pool, qk_int bytes) {
   return 0;
 }
 
-void *qk_pool_scratch(const qk_pool *pool, qk_int worker) { return pool->scratch[worker]; }
+void *qk_pool_scratch(const qk_pool *pool, qk_int worker) { return (uint8_t *)pool->scratch[worker] + SCRATCH_MARGIN; }
 
 qk_int qk_pool_scratch_bytes(const qk_pool *pool) { return pool->scratch_bytes; }

@@ -220,8 +220,10 @@ struct Scratch {
   static func workerBytes(_ shape: Hyperparameters, _ options: EngineOptions, widestColumns: Int) -> Int {
     let limits = AttentionLimits(shape, options)
     let product = qk_pool_matmul_scratch_bytes(widestColumns)
-    let absorbed = qk_attention_scratch_bytes(
-      limits.tileTokens * shape.headCount, shape.latentRank + shape.ropeDim, shape.latentRank)
+    let absorbed =
+      qe_attention_state_bytes(shape.headCount, shape.latentRank)
+      + qk_attention_scratch_bytes(
+        limits.tileTokens * shape.headCount, shape.latentRank + shape.ropeDim, shape.latentRank)
     let result = max(product, absorbed, qe_sample_scratch_bytes(shape.vocabularySize))
     guard options.expandedThreshold != nil else { return result }
     let keys = qe_expanded_keys_bytes(AttentionLimits.expandedKeys, shape.nopeDim, shape.valueDim)

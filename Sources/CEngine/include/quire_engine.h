@@ -134,12 +134,14 @@ typedef struct qe_attention {
   qk_pages pages;                           // of this layer; table is set per item
   bool exact;
   float *m, *l;                             // [tokens * heads]
-  float *u;                                 // [tokens * heads, c]: the result
+  float *u;                                 // [tokens * heads, c]: the result; not of items of one token if `out` wants any form of it
   float *slot_m, *slot_l;                   // [slots * heads]
   float *slot_u;                            // [slots * heads, c]
   qe_head_activations out;                  // u of each head
 } qe_attention;
 void qe_run_attention(qe_workers workers, const qe_attention *job);
+/// Bytes at the head of a worker's scratch in which sums of one token are added up: they stay in the core's cache from token to token.
+qk_int qe_attention_state_bytes(qk_int heads, qk_int c);
 
 /// Expanded attention of one sequence's tokens (SPEC 2.8): keys of one range are loaded, expanded per head and consumed.
 typedef struct qe_expanded {
