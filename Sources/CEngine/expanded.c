@@ -10,8 +10,9 @@ typedef struct {
 
 static qk_int rounded(qk_int bytes) { return (bytes + 63) / 64 * 64; }
 
-qk_int qe_expanded_keys_bytes(qk_int keys, qk_int n, qk_int v) {
-  return rounded(keys * n * (qk_int)sizeof(float)) + rounded(keys * v * (qk_int)sizeof(float));
+qk_int qe_expanded_keys_bytes(qk_int n, qk_int v, qk_int c) {
+  const qk_int keys = QE_EXPANDED_KEYS * (qk_int)sizeof(float);
+  return rounded(keys * n) + rounded(keys * v) + rounded(qk_matmul_scratch_bytes(c));
 }
 
 static void load_keys(void *context, qk_int i, qk_int worker) {
@@ -23,16 +24,18 @@ static void load_keys(void *context, qk_int i, qk_int worker) {
   for (qk_int k = first; k < last; k++) qe_emit(c->workers.kernels, &job->latent_forms, k, job->c);
 }
 
-// matmul_fast or matmul_exact of all rows of `w` for the keys of the range.
-static void expand(const expanded_context *c, const qk_matrix *w, float *out, void *scratch) {
+// matmul_fast or matmul_exact of all rows of `w` for `keys` keys from key `first` of the range on.
+static void expand(const expanded_context *c, const qk_matrix *w, qk_int first, qk_int keys, float *out, void *scratch) {
   const qe_expanded *job = c->job;
+  const qe_activations *forms = &job->latent_forms;
   const qk_kernels *kernels = c->workers.kernels;
-  qk_int keys = job->end - job->begin;
   if (w->layout == QK_FILE) {
-    kernels->matmul_exact(w, 0, w->rows, job->latents, job->c, NULL, keys, out, w->rows, scratch);
+    kernels->matmul_exact(w, 0, w->rows, job->latents + first * job->c, job->c, NULL, keys, out, w->rows, scratch);
   } else {
     const qk_activation form = qk_activation_for(w->type);
-    const void *x = form == QK_ACT_Q8 ? job->latent_forms.q8 : form == QK_ACT_BF16 ? job->latent_forms.bf16 : job->latent_forms.int16;
+    const uint8_t *x = form == QK_ACT_Q8     ? (const uint8_t *)forms->q8 + first * forms->q8_bytes
+                       : form == QK_ACT_BF16 ? (const uint8_t *)forms->bf16 + first * forms->bf16_bytes
+                                             : (const uint8_t *)forms->int16 + first * forms->int16_bytes;
     kernels->matmul_fast(w, 0, w->rows, x, NULL, keys, out, w->rows, scratch);
   }
 }
@@ -42,12 +45,10 @@ static void attend_head(void *context, qk_int head, qk_int worker) {
   const qe_expanded *job = c->job;
   const qk_kernels *kernels = c->workers.kernels;
   uint8_t *scratch = qk_pool_scratch(c->workers.pool, worker);
-  qk_int keys = job->end - job->begin, width = job->n + job->r;
+  const qk_int width = job->n + job->r;
   float *k = (float *)scratch;
-  float *values = (float *)(scratch + rounded(keys * job->n * (qk_int)sizeof(float)));
-  void *rest = scratch + qe_expanded_keys_bytes(keys, job->n, job->v);
-  expand(c, job->key_heads + head, k, rest);
-  expand(c, job->value_heads + head, values, rest);
+  float *values = (float *)(scratch + rounded(QE_EXPANDED_KEYS * job->n * (qk_int)sizeof(float)));
+  uint8_t *product = (uint8_t *)values + rounded(QE_EXPANDED_KEYS * job->v * (qk_int)sizeof(float));
   qk_int row = head * job->tokens_capacity;
   qk_softmax_state state = {job->m + row, job->l + row, job->u + row * job->v, job->v};
   if (job->first) kernels->attention_reset(&state, job->tokens, job->v);
@@ -58,8 +59,6 @@ static void attend_head(void *context, qk_int head, qk_int worker) {
       .n = (int32_t)job->n,
       .v = (int32_t)job->v,
       .first_position = job->first_position,
-      .begin = job->begin,
-      .end = job->end,
       .k = k,
       .k_stride = job->n,
       .values = values,
@@ -68,7 +67,15 @@ static void attend_head(void *context, qk_int head, qk_int worker) {
       .state = state,
       .exact = job->exact,
   };
-  kernels->attention_expanded(&call, rest);
+  for (qk_int begin = job->begin; begin < job->end; begin += QE_EXPANDED_KEYS) {
+    const qk_int keys = job->end - begin < QE_EXPANDED_KEYS ? job->end - begin : QE_EXPANDED_KEYS;
+    expand(c, job->key_heads + head, begin - job->begin, keys, k, product);
+    expand(c, job->value_heads + head, begin - job->begin, keys, values, product);
+    call.begin = begin;
+    call.end = begin + keys;
+    call.same_queries = begin > job->begin;
+    kernels->attention_expanded(&call, scratch + qe_expanded_keys_bytes(job->n, job->v, job->c));
+  }
   if (job->last) kernels->attention_finish(&state, job->tokens, job->v, job->out + head * job->v, job->heads * job->v);
 }
 

@@ -28,10 +28,14 @@ const qk_kernels *qk_kernels_avx512bf16(void) {
   return qk_kernels_avx512() && __builtin_cpu_supports("avx512bf16") ? &qk_table_avx512bf16 : NULL;
 }
 
+const qk_kernels *qk_kernels_avx512zen4(void) { return qk_kernels_avx512bf16() ? &qk_table_avx512zen4 : NULL; }
 const qk_kernels *qk_kernels_avx512zen5(void) { return qk_kernels_avx512bf16() ? &qk_table_avx512zen5 : NULL; }
 
-/// AMD's Zen 5, or what came after it: Zen 4 has no AVX-VNNI beside AVX-512.
-static bool is_zen5(void) { return __builtin_cpu_is("amd") && __builtin_cpu_supports("avxvnni"); }
+/// The table of AMD's cores with AVX-512: Zen 5 and what came after it have AVX-VNNI beside it, Zen 4 has not. NULL: not one of them.
+static const qk_kernels *kernels_of_zen(void) {
+  if (!__builtin_cpu_is("amd")) return NULL;
+  return __builtin_cpu_supports("avxvnni") ? qk_kernels_avx512zen5() : qk_kernels_avx512zen4();
+}
 
 const qk_kernels *qk_kernels_named(const char *name) {
   if (strcmp(name, "scalar") == 0) return qk_kernels_scalar();
@@ -39,6 +43,7 @@ const qk_kernels *qk_kernels_named(const char *name) {
   if (strcmp(name, "avxvnni") == 0) return qk_kernels_avxvnni();
   if (strcmp(name, "avx512") == 0) return qk_kernels_avx512();
   if (strcmp(name, "avx512bf16") == 0) return qk_kernels_avx512bf16();
+  if (strcmp(name, "avx512zen4") == 0) return qk_kernels_avx512zen4();
   if (strcmp(name, "avx512zen5") == 0) return qk_kernels_avx512zen5();
   return NULL;
 }
@@ -46,7 +51,7 @@ const qk_kernels *qk_kernels_named(const char *name) {
 const qk_kernels *qk_kernels_best(void) {
   const char *wanted = getenv("QUIRE_KERNELS");
   const qk_kernels *k = wanted ? qk_kernels_named(wanted) : NULL;
-  if (!k && is_zen5()) k = qk_kernels_avx512zen5();
+  if (!k) k = kernels_of_zen();
   if (!k) k = qk_kernels_avx512bf16();
   if (!k) k = qk_kernels_avx512();
   if (!k) k = qk_kernels_avxvnni();

@@ -10,6 +10,7 @@ QK_STRICT_FLOAT
 #define INLINE static inline __attribute__((always_inline))
 #define QK_BYTE_ATTENTION 1
 #define QK_BF16_DOT 0
+#define QK_QUANT_GROUPS 2
 #define QK_FETCH_INTO_L1 0
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), apply_to = function)

@@ -5,7 +5,7 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
 
-enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = 2, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, VALUE_ROWS = 8, DIRECT_VALUES = 1,
+enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = QK_QUANT_GROUPS, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, VALUE_ROWS = 8, DIRECT_VALUES = 1,
        BYTE_ROWS = 4, PEAK_CHAINS = 16, SIGNED_WIDE = 0 };
 
 INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }

@@ -1,4 +1,4 @@
-// Compiles the vector bodies as the AVX-512 variant with bfloat16 dot products a second time, with weights fetched as AMD's Zen 5 likes it (simd_shared.h).
+// Compiles the vector bodies as the AVX-512 variant with bfloat16 dot products once more, for AMD's Zen 5: weights fetched into the first-level cache (simd_shared.h).
 // Nothing here runs unless dispatch.c found the CPU able.
 #include <immintrin.h>
 #include <math.h>
@@ -11,6 +11,7 @@ QK_STRICT_FLOAT
 #define INLINE static inline __attribute__((always_inline))
 #define QK_BYTE_ATTENTION 1
 #define QK_BF16_DOT 1
+#define QK_QUANT_GROUPS 2
 #define QK_FETCH_INTO_L1 1
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"))), apply_to = function)

@@ -269,7 +269,7 @@ static void v_attention_expanded(const qk_expanded_attention *a, void *scratch) 
   if (run.rows <= 0) return;
   run.main_width = run.key_width = padded(width, run.integers ? 32 : 16);
   const attention_scratch s = carve(scratch, &run, a->v);
-  put_queries(&run, a->q, a->q_stride, width, 0, &s);
+  if (!a->same_queries) put_queries(&run, a->q, a->q_stride, width, 0, &s);
   for (qk_int k = a->begin; k < end; k += QK_KEY_TILE) {
     key_tile tile = {.begin = k, .keys = (int)smaller(QK_KEY_TILE, end - k)};
     expanded_tile(&run, a, &s, &tile);

@@ -16,6 +16,6 @@
    .attention_finish = p##attention_finish, .peak_int8 = p##peak_int8, .peak_bf16 = p##peak_bf16, \
    .peak_int16 = p##peak_int16, .peak_read = p##peak_read}
 
-extern const qk_kernels qk_table_avx2, qk_table_avxvnni, qk_table_avx512, qk_table_avx512bf16, qk_table_avx512zen5;
+extern const qk_kernels qk_table_avx2, qk_table_avxvnni, qk_table_avx512, qk_table_avx512bf16, qk_table_avx512zen4, qk_table_avx512zen5;
 
 #endif

@@ -33,7 +33,7 @@ package struct EngineOptions: Sendable {
   package var maxSequences: Int
   /// Left free for everything else when the cache's size follows from free memory.
   package var memoryReserveBytes: Int
-  /// "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen5"; nil: the widest of this CPU.
+  /// "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen4", "avx512zen5"; nil: the widest of this CPU.
   package var kernels: String?
   /// Fast mode: a sequence's piece of at least this many tokens attends in expanded form, which is cheaper from about 171 tokens on
   /// (SPEC 2.8) but rounds differently, so results then depend in their last bits on how a long prompt is cut. nil: never, and every result
@@ -100,7 +100,8 @@ package enum EngineError: Error, Equatable, Sendable, CustomStringConvertible {
   package var description: String {
     switch self {
     case .badOption(let name, let value, let allowed): "\(name) = \(value): allowed is \(allowed)"
-    case .unknownKernels(let name): "kernels \"\(name)\" are unknown or this CPU lacks them (scalar, avx2, avxvnni, avx512, avx512bf16, avx512zen5)"
+    case .unknownKernels(let name):
+      "kernels \"\(name)\" are unknown or this CPU lacks them (scalar, avx2, avxvnni, avx512, avx512bf16, avx512zen4, avx512zen5)"
     case .notEnoughMemory(let needed, let available, let what):
       "\(what) needs \(byteText(needed)), but only \(byteText(available)) of memory are available"
     case .mapFailed(let bytes, let errno): "the system refused \(byteText(bytes)) of memory (errno \(errno))"

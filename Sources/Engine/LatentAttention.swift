@@ -129,8 +129,8 @@ struct LatentAttention {
     pages.table = tables + entry.blockTable.lowerBound
     let first = entry.tokens.lowerBound
     let end = entry.startPosition + entry.tokens.count
-    for begin in stride(from: 0, to: end, by: AttentionLimits.expandedKeys) {
-      let stop = min(begin + AttentionLimits.expandedKeys, end)
+    for begin in stride(from: 0, to: end, by: AttentionLimits.expandedRange) {
+      let stop = min(begin + AttentionLimits.expandedRange, end)
       var job = qe_expanded(
         tokens: entry.tokens.count, heads: heads, n: shape.nopeDim, r: shape.ropeDim, c: shape.latentRank, v: shape.valueDim,
         first_position: Int64(entry.startPosition), begin: Int64(begin), end: Int64(stop),

@@ -114,8 +114,8 @@ struct AttentionLimits {
   let tileTokens: Int
   let items: Int
   let slots: Int
-  /// Keys expanded at once.
-  static let expandedKeys = 256
+  /// Keys of a range in expanded form, whose latents are in scratch at once: queries become integers anew for each range.
+  static let expandedRange = 4 * Int(QE_EXPANDED_KEYS)
   /// Query rows of one call of the absorbed kernel, about.
   private static let tileRows = 128
 
@@ -226,15 +226,15 @@ struct Scratch {
         limits.tileTokens * shape.headCount, shape.latentRank + shape.ropeDim, shape.latentRank)
     let result = max(product, absorbed, qe_sample_scratch_bytes(shape.vocabularySize))
     guard options.expandedThreshold != nil else { return result }
-    let keys = qe_expanded_keys_bytes(AttentionLimits.expandedKeys, shape.nopeDim, shape.valueDim)
+    let keys = qe_expanded_keys_bytes(shape.nopeDim, shape.valueDim, shape.latentRank)
     let expanded = qk_attention_scratch_bytes(options.maxBatchTokens, shape.nopeDim + shape.ropeDim, shape.valueDim)
-    return max(result, keys + max(product, expanded))
+    return max(result, keys + expanded)
   }
 }
 
 /// Room for the expanded form; fast mode only.
 struct ExpandedScratch {
-  let latents: ActivationBuffer  // [expandedKeys, c]
+  let latents: ActivationBuffer  // [expandedRange, c]
   let maximum: UnsafeMutablePointer<Float>  // [heads, tokens]
   let sum: UnsafeMutablePointer<Float>  // [heads, tokens]
   let attended: UnsafeMutablePointer<Float>  // [heads, tokens, v]
@@ -243,7 +243,7 @@ struct ExpandedScratch {
   init(_ arena: inout Arena, _ shape: Hyperparameters, _ options: EngineOptions) {
     let (tokens, heads) = (options.maxBatchTokens, shape.headCount)
     latents = ActivationBuffer(
-      &arena, rows: AttentionLimits.expandedKeys, columns: shape.latentRank, compute: options.compute, integers: true)
+      &arena, rows: AttentionLimits.expandedRange, columns: shape.latentRank, compute: options.compute, integers: true)
     maximum = arena.room(Float.self, heads, tokens)
     sum = arena.room(Float.self, heads, tokens)
     attended = arena.room(Float.self, heads, tokens, shape.valueDim)

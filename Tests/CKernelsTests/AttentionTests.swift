@@ -324,7 +324,7 @@ private func loaded(_ k: UnsafePointer<qk_kernels>, _ pages: qk_pages, _ range: 
                       var call = qk_expanded_attention(
                         q: qBase + at * width, q_stride: width, tokens: Int32(count), n: Int32(n), v: Int32(v), first_position: first + at,
                         begin: begin, end: min(positions, begin + range), k: kBase + begin * n, k_stride: n, values: vBase + begin * v,
-                        v_stride: v, pages: cache.pages, state: state.value, exact: exact)
+                        v_stride: v, pages: cache.pages, state: state.value, exact: exact, same_queries: begin > 0)
                       variant.pointee.attention_expanded(&call, scratch.base)
                     }
                   }

@@ -44,7 +44,7 @@ let allTypes: [qk_type] = [
 /// The variants this CPU has; the scalar one is first.
 nonisolated(unsafe) let allVariants: [UnsafePointer<qk_kernels>] = [
   qk_kernels_scalar(), qk_kernels_avx2(), qk_kernels_avxvnni(), qk_kernels_avx512(), qk_kernels_avx512bf16(),
-  qk_kernels_avx512zen5(),
+  qk_kernels_avx512zen4(), qk_kernels_avx512zen5(),
 ].compactMap { $0 }
 
 func variantName(_ k: UnsafePointer<qk_kernels>) -> String { String(cString: k.pointee.name) }

@@ -122,6 +122,16 @@ final class ServerProcess {
     guard fields.count > 13, let user = Double(fields[12]), let system = Double(fields[13]) else { return 0 }
     return (user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
   }
+
+  /// How often its threads have gone to sleep.
+  var timesSlept: Int {
+    let tasks = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(processID)/task")) ?? []
+    return tasks.reduce(0) { sum, task in
+      let lines = readSmallFile("/proc/\(processID)/task/\(task)/status").split(separator: "\n")
+      let line = lines.first { $0.hasPrefix("voluntary_ctxt_switches:") }
+      return sum + (line?.split(separator: "\t").last.flatMap { Int($0) } ?? 0)
+    }
+  }
 }
 
 struct TestFailure: Error, CustomStringConvertible {

@@ -96,7 +96,9 @@ enum TinyModels {
   }
 
   /// The kernel variants of this CPU.
-  static var kernelVariants: [String] { ["scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen5"].filter { qk_kernels_named($0) != nil } }
+  static var kernelVariants: [String] {
+    ["scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen4", "avx512zen5"].filter { qk_kernels_named($0) != nil }
+  }
 
   private static func list(_ directory: String) -> [String] {
     ((try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []).sorted()

@@ -143,7 +143,11 @@ void qe_run_attention(qe_workers workers, const qe_attention *job);
 /// Bytes at the head of a worker's scratch in which sums of one token are added up: they stay in the core's cache from token to token.
 qk_int qe_attention_state_bytes(qk_int heads, qk_int c);
 
-/// Expanded attention of one sequence's tokens (SPEC 2.8): keys of one range are loaded, expanded per head and consumed.
+/// Keys that are expanded at once: K and V stay in a core's cache until they are consumed.
+#define QE_EXPANDED_KEYS 512
+
+/// Expanded attention of one sequence's tokens (SPEC 2.8): the latents of one range of keys are loaded, then expanded per head and consumed,
+/// QE_EXPANDED_KEYS at a time.
 typedef struct qe_expanded {
   qk_int tokens, heads, n, r, c, v;
   int64_t first_position;
@@ -162,8 +166,8 @@ typedef struct qe_expanded {
   float *out;                               // [tokens, heads * v]
 } qe_expanded;
 void qe_run_expanded(qe_workers workers, const qe_expanded *job);
-/// Bytes at the head of a worker's scratch that qe_run_expanded needs for a range of `keys`.
-qk_int qe_expanded_keys_bytes(qk_int keys, qk_int n, qk_int v);
+/// Bytes at the head of a worker's scratch that qe_run_expanded needs for the keys.
+qk_int qe_expanded_keys_bytes(qk_int n, qk_int v, qk_int c);
 
 /// hidden = silu(gate) * up, in place of gate, then its quantised forms.
 typedef struct qe_silu {

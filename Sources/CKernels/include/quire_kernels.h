@@ -154,6 +154,7 @@ typedef struct qk_expanded_attention {
   qk_pages pages;                     // for the rope keys
   qk_softmax_state state;             // [tokens], value width v
   bool exact;
+  bool same_queries;                  // the scratch is as the last call left it, which had the same queries: only keys differ
 } qk_expanded_attention;
 
 /// Scratch for one call with `rows` query rows (tokens * heads, or tokens), key width (c + r or n + r) and value width.
@@ -164,7 +165,7 @@ qk_int qk_attention_scratch_bytes(qk_int rows, qk_int key_width, qk_int value_wi
 /// One ISA variant. All arrays are float32 and may be unaligned unless said otherwise; in-place use (out == in) is fine for
 /// the element-wise ones. "Invariant" = the bits of one (row, token) do not depend on tokens, ranges or neighbours.
 typedef struct qk_kernels {
-  const char *name;                   // "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen5"
+  const char *name;                   // "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen4", "avx512zen5"
 
   /// out[(i - begin) * out_stride + k] = W[i, k] for rows [begin, end) of a QK_FILE matrix. Bit-exact to SPEC 3.6.
   void (*dequantize_rows)(const qk_matrix *w, qk_int begin, qk_int end, float *out, qk_int out_stride);
@@ -228,8 +229,9 @@ const qk_kernels *_Nullable qk_kernels_avx2(void);       // NULL if the CPU lack
 const qk_kernels *_Nullable qk_kernels_avxvnni(void);    // and AVX-VNNI
 const qk_kernels *_Nullable qk_kernels_avx512(void);     // F, BW, DQ, VL, VNNI
 const qk_kernels *_Nullable qk_kernels_avx512bf16(void); // and BF16 products
-const qk_kernels *_Nullable qk_kernels_avx512zen5(void); // the same instructions, weights fetched as AMD's Zen 5 likes it
-/// The variant named ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen5"); NULL if unknown or not on this CPU.
+const qk_kernels *_Nullable qk_kernels_avx512zen4(void); // the same instructions, in the order that AMD's Zen 4 likes,
+const qk_kernels *_Nullable qk_kernels_avx512zen5(void); // and Zen 5; run wherever qk_kernels_avx512bf16 does
+/// The variant named ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen4", "avx512zen5"); NULL if unknown or not on this CPU.
 const qk_kernels *_Nullable qk_kernels_named(const char *name);
 /// The widest, or what the environment variable QUIRE_KERNELS names if this CPU has it.
 const qk_kernels *qk_kernels_best(void);
