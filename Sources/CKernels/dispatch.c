@@ -33,7 +33,7 @@ const qk_kernels *qk_kernels_avx512zen5(void) { return qk_kernels_avx512bf16() ?
 
 /// The table of AMD's cores with AVX-512: Zen 5 and what came after it have AVX-VNNI beside it, Zen 4 has not. NULL: not one of them.
 static const qk_kernels *kernels_of_zen(void) {
-  if (!__builtin_cpu_is("amd")) return NULL;
+  if (!qk_kernels_avx512bf16() || !__builtin_cpu_is("amd")) return NULL;
   return __builtin_cpu_supports("avxvnni") ? qk_kernels_avx512zen5() : qk_kernels_avx512zen4();
 }
 
