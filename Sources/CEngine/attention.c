@@ -22,7 +22,7 @@ static bool have_same_rows(const qe_attention_item *a, const qe_attention_item *
   return a->token == b->token && a->tokens == b->tokens && a->head == b->head && a->heads == b->heads;
 }
 
-qk_int qe_attention_state_bytes(qk_int heads, qk_int c) { return (heads * c * (qk_int)sizeof(float) + 63) / 64 * 64; }
+qk_int qe_attention_state_bytes(qk_int heads, qk_int c) { return qe_rounded(heads * c * (qk_int)sizeof(float)); }
 
 static void attention_item(void *context, qk_int i, qk_int worker) {
   attention_context *c = context;

@@ -8,11 +8,9 @@ typedef struct {
   const qe_expanded *job;
 } expanded_context;
 
-static qk_int rounded(qk_int bytes) { return (bytes + 63) / 64 * 64; }
-
 qk_int qe_expanded_keys_bytes(qk_int n, qk_int v, qk_int c) {
   const qk_int keys = QE_EXPANDED_KEYS * (qk_int)sizeof(float);
-  return rounded(keys * n) + rounded(keys * v) + rounded(qk_matmul_scratch_bytes(c));
+  return qe_rounded(keys * n) + qe_rounded(keys * v) + qe_rounded(qk_matmul_scratch_bytes(c));
 }
 
 static void load_keys(void *context, qk_int i, qk_int worker) {
@@ -47,8 +45,8 @@ static void attend_head(void *context, qk_int head, qk_int worker) {
   uint8_t *scratch = qk_pool_scratch(c->workers.pool, worker);
   const qk_int width = job->n + job->r;
   float *k = (float *)scratch;
-  float *values = (float *)(scratch + rounded(QE_EXPANDED_KEYS * job->n * (qk_int)sizeof(float)));
-  uint8_t *product = (uint8_t *)values + rounded(QE_EXPANDED_KEYS * job->v * (qk_int)sizeof(float));
+  float *values = (float *)(scratch + qe_rounded(QE_EXPANDED_KEYS * job->n * (qk_int)sizeof(float)));
+  uint8_t *product = (uint8_t *)values + qe_rounded(QE_EXPANDED_KEYS * job->v * (qk_int)sizeof(float));
   qk_int row = head * job->tokens_capacity;
   qk_softmax_state state = {job->m + row, job->l + row, job->u + row * job->v, job->v};
   if (job->first) kernels->attention_reset(&state, job->tokens, job->v);

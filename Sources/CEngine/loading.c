@@ -9,15 +9,13 @@
 
 #include "engine_jobs.h"
 
-static qk_int rounded(qk_int bytes) { return (bytes + 63) / 64 * 64; }
-
 static qk_int transpose_bytes(qk_int rows, qk_int columns) {
-  qk_int floats = rounded(rows * columns * (qk_int)sizeof(float));
-  return 2 * floats + rounded(columns * qk_row_bytes(QK_INT16, rows)) + qk_activation_bytes(QK_ACT_INT16, rows);
+  qk_int floats = qe_rounded(rows * columns * (qk_int)sizeof(float));
+  return 2 * floats + qe_rounded(columns * qk_row_bytes(QK_INT16, rows)) + qk_activation_bytes(QK_ACT_INT16, rows);
 }
 
 qk_int qe_load_scratch_bytes(qk_matrix source, qe_load_kind kind) {
-  qk_int read = rounded(source.rows * source.row_bytes);
+  qk_int read = qe_rounded(source.rows * source.row_bytes);
   switch (kind) {
     case QE_LOAD_COPY: return 0;
     case QE_LOAD_FLOATS:
@@ -30,7 +28,7 @@ qk_int qe_load_scratch_bytes(qk_matrix source, qe_load_kind kind) {
 
 static void transpose(const qk_kernels *kernels, qk_matrix source, const qe_load_piece *piece, uint8_t *scratch) {
   qk_int rows = source.rows, columns = source.columns;
-  qk_int floats = rounded(rows * columns * (qk_int)sizeof(float));
+  qk_int floats = qe_rounded(rows * columns * (qk_int)sizeof(float));
   float *plain = (float *)scratch;
   kernels->dequantize_rows(&source, 0, rows, plain, columns);
   if (piece->kind == QE_LOAD_TRANSPOSE_F32) {
@@ -38,7 +36,7 @@ static void transpose(const qk_kernels *kernels, qk_matrix source, const qe_load
     return;
   }
   float *turned = (float *)(scratch + floats);
-  uint8_t *integers = scratch + 2 * floats, *one = integers + rounded(columns * qk_row_bytes(QK_INT16, rows));
+  uint8_t *integers = scratch + 2 * floats, *one = integers + qe_rounded(columns * qk_row_bytes(QK_INT16, rows));
   qk_transpose_f32(plain, rows, columns, columns, turned, rows);
   // A row of activations is a row of the matrix: integers of one scale.
   qk_matrix rows_out = qk_file_matrix(QK_INT16, integers, columns, rows, NULL);
@@ -94,7 +92,7 @@ static void load_piece(void *context, qk_int i, qk_int worker) {
       break;
     case QE_LOAD_TRANSPOSE_F32:
     case QE_LOAD_TRANSPOSE_INT16:
-      transpose(c->workers.kernels, rows, piece, scratch + rounded(rows.rows * rows.row_bytes));
+      transpose(c->workers.kernels, rows, piece, scratch + qe_rounded(rows.rows * rows.row_bytes));
       break;
   }
 }

@@ -15,21 +15,7 @@ QK_STRICT_FLOAT
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), apply_to = function)
 #include "simd_avx512.h"
-#include "simd_shared.h"
-#include "simd_body_int16.h"
-#include "simd_body_vector.h"
-#include "simd_body_exact.h"
-#include "simd_body_unpack.h"
-#include "simd_body_quant.h"
-#include "simd_body_direct.h"
-#include "simd_body_fast.h"
-#include "simd_body_plain.h"
-#include "simd_body_cache.h"
-#include "simd_body_attention.h"
-#include "simd_body_attention16.h"
-#include "simd_body_attention8.h"
-#include "simd_body_tiles.h"
-#include "simd_body_peak.h"
+#include "simd_bodies.h"
 #pragma clang attribute pop
 
 const qk_kernels qk_table_avx512 = QK_TABLE("avx512", v_);

@@ -1,5 +1,5 @@
 // Private: the AVX-512 form of the primitives that the simd_body_*.h bodies are written in: 16 floats (vf), 16 int32 (vi),
-// 64 bytes (vb). Included inside a target attribute region by simd_avx512.c and simd_avx512bf16.c.
+// 64 bytes (vb). Included inside a target attribute region by the simd_avx512*.c files.
 
 typedef __m512 vf;
 typedef __m512i vi;

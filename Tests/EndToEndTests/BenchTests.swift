@@ -69,7 +69,7 @@ struct BenchTests {
     let operations = row.stages.reduce(0) { $0 + $1.operationsPerStep }
     let bound = max(bytes / limits.bytesPerSecond, operations / limits.int8PerSecond)
     #expect(abs(row.shareOfBound * row.secondsPerStep / bound - 1) < 1e-6)
-    #expect(row.shareOfBound > 0)
+    #expect(row.shareOfBound > 0 && row.shareOfBound < 1, "\(row.kind): nothing is faster than the machine")
     #expect(row.stages.reduce(0) { $0 + $1.share } <= 1.000_001)
   }
 

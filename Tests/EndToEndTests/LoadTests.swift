@@ -107,9 +107,9 @@ struct LoadTests {
     let (time, turns) = (server.processorSeconds, server.timesSlept)
     sleep(4)
     let (used, woken) = (server.processorSeconds - time, server.timesSlept - turns)
-    // A thread that polls wakes, one that spins computes: the first is counted, and the second takes at least a share of a core.
     #expect(woken <= 20, "\(woken) wake-ups in 4 s")
-    #expect(used <= 0.2, "\(used) s of processor time in 4 s")
+    // 0.5 % of a core for 4 s is 0.02 s: two clock ticks.
+    #expect(used <= 0.02, "\(used) s of processor time in 4 s")
     #expect(server.residentBytes <= memory + 65536)
   }
 }
