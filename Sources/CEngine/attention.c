@@ -59,9 +59,14 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
   c->queries[worker] = i;
   const qk_int next = i + 1;  // what this worker will be asked next, most of the time
   if (next < job->item_count) {
-    call.next_table = job->tables + job->items[next].table;
-    call.next_begin = job->items[next].begin;
-    call.next_end = job->items[next].end;
+    const qe_attention_item *other = &job->items[next];
+    call.next_table = job->tables + other->table;
+    call.next_begin = other->begin;
+    call.next_end = other->end;
+    if (!have_same_rows(item, other)) {
+      call.next_q = job->q_latent + (other->token * job->heads + other->head) * width;
+      call.next_rows = (qk_int)other->tokens * other->heads;
+    }
   }
   c->kernels->attention_latent(&call, scratch + qe_attention_state_bytes(job->heads, job->c));
   if (item->slot < 0) finish_rows(c, state, item->token, item->tokens, item->head, item->heads);

@@ -6,7 +6,7 @@
 /// Weights of a tile, and of the 64 roundings, together at most: times a value of 2^15 they stay below 2^31.
 enum { WEIGHTS_SUM = 32000, LINE_PAIRS = 16 };
 
-/// While a tile is worked on, the cache rows of the next are fetched, evenly: a core waits for few lines at once. Of each 8 rows, the
+/// While a tile is worked on, as many cache rows further on are fetched, evenly: a core waits for few lines at once. Of each 8 rows, the
 /// products of scores fetch AHEAD_OF_SCORES, those of values the others.
 enum { AHEAD_ROWS = 8, AHEAD_OF_SCORES = 3, SCORE_LINES = AHEAD_OF_SCORES * DOT_KEYS / AHEAD_ROWS };
 
@@ -26,13 +26,33 @@ static void make_value_panel(const void *const *rows, int keys, qk_int at, uint3
 /// acc + products with the word of a key at the pointer: i_dot16_word or i_dot8_word.
 typedef vi (*word_dot)(vi acc, vi rows, const uint8_t *word);
 
+/// What products of scores fetch meanwhile, for each cache line of a key: `lines` lines of rows of the next tile, one line of queries.
+typedef struct score_fetch {
+  const uint8_t *rows, *queries;  // NULL: nothing
+  int lines;
+} score_fetch;
+
+/// Of the block of query rows at `first` and keys i ..< i + DOT_KEYS.
+INLINE score_fetch fetch_for_scores(const attention_run *run, const key_tile *tile, qk_int first, int i, int lines) {
+  const qk_int done = i / DOT_KEYS * query_bytes(run);
+  return (score_fetch){.rows = first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL,
+                       .queries = first == 0 && done < tile->queries_bytes ? tile->queries_ahead + done : NULL,
+                       .lines = lines};
+}
+
+/// After `bytes` of a key.
+INLINE score_fetch fetch_after(score_fetch f, qk_int bytes) {
+  return (score_fetch){f.rows ? f.rows + bytes * f.lines : NULL, f.queries ? f.queries + bytes : NULL, f.lines};
+}
+
 /// acc += products of 16 query rows with `bytes` bytes of DOT_KEYS keys, `at` bytes from their beginnings: a word of a key times a vector of
-/// the rows' words. A cache line of each key at a time, and meanwhile, if `ahead`, `lines` lines from there on for each.
-INLINE void key_products(vi (*acc)[KEY_CHAINS], const uint32_t *q, const uint8_t *const *keys, qk_int at, qk_int bytes, const uint8_t *ahead,
-                         const int lines, const word_dot dot) {
+/// the rows' words. A cache line of each key at a time.
+INLINE void key_products(vi (*acc)[KEY_CHAINS], const uint32_t *q, const uint8_t *const *keys, qk_int at, qk_int bytes, const score_fetch ahead,
+                         const word_dot dot) {
   for (qk_int k = 0; k < bytes; k += 4 * LINE_PAIRS, q += LINE_PAIRS * BLOCK_ROWS) {
-    if (ahead)
-      for (int i = 0; i < lines; i++) _mm_prefetch((const char *)ahead + k * lines + 64 * i, _MM_HINT_T1);
+    if (ahead.rows)
+      for (int i = 0; i < ahead.lines; i++) _mm_prefetch((const char *)ahead.rows + k * ahead.lines + 64 * i, _MM_HINT_T1);
+    if (ahead.queries) _mm_prefetch((const char *)ahead.queries + k, _MM_HINT_T1);
     UNROLL
     for (int j = 0; j < LINE_PAIRS; j += KEY_CHAINS)
       for (int c = 0; c < KEY_CHAINS; c++) {
@@ -49,23 +69,21 @@ INLINE void clear_products(vi (*acc)[KEY_CHAINS]) {
 
 INLINE vf key_sum(const vi *acc) { return f_of_i(KEY_CHAINS == 2 ? i_add(acc[0], acc[KEY_CHAINS - 1]) : acc[0]); }
 
-/// What scores of the block of query rows at `first` and keys i ..< i + DOT_KEYS fetch meanwhile: a row of the next tile, or nothing.
-INLINE const uint8_t *score_lines(const key_tile *tile, qk_int first, int i) { return first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL; }
-
 /// Scores of the block of query rows at `first` and keys i ..< i + DOT_KEYS of the tile.
 static void key_scores(const attention_run *run, const key_tile *tile, qk_int first, int i, float (*scores)[BLOCK_ROWS]) {
   const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * query_bytes(run));
-  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i, *ahead = score_lines(tile, first, i);
+  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i;
+  const score_fetch ahead = fetch_for_scores(run, tile, first, i, SCORE_LINES);
   const qk_int main = 2 * run->main_width;
   const vf scale = f_load(run->q_scale + first), rest_scale = f_load(run->q_rest_scale + first);
   vi acc[DOT_KEYS][KEY_CHAINS];
   vf sums[DOT_KEYS];
   clear_products(acc);
-  key_products(acc, q, keys, 0, main, ahead, SCORE_LINES, i_dot16_word);
+  key_products(acc, q, keys, 0, main, ahead, i_dot16_word);
   for (int j = 0; j < DOT_KEYS; j++) sums[j] = f_mul(key_sum(acc[j]), f_mul(scale, f_set1(tile->scale[i + j])));
   if (run->rest_width > 0) {
     clear_products(acc);
-    key_products(acc, q + main / 4 * BLOCK_ROWS, keys, main, 2 * run->rest_width, ahead ? ahead + main * SCORE_LINES : NULL, SCORE_LINES, i_dot16_word);
+    key_products(acc, q + main / 4 * BLOCK_ROWS, keys, main, 2 * run->rest_width, fetch_after(ahead, main), i_dot16_word);
     for (int j = 0; j < DOT_KEYS; j++) sums[j] = f_fma(key_sum(acc[j]), f_mul(rest_scale, f_set1(tile->rest_scale[i + j])), sums[j]);
   }
   for (int j = 0; j < DOT_KEYS; j++) f_store(scores[j], sums[j]);
@@ -131,13 +149,26 @@ typedef struct row_lines {
   int count;
 } row_lines;
 
-/// What call `turn` of `turns` for values fetches of the next tile: the rows that scores left, one piece after the other.
-INLINE row_lines value_lines(const attention_run *run, const key_tile *tile, qk_int turn, qk_int turns) {
-  enum { ROWS = QK_KEY_TILE / AHEAD_ROWS * (AHEAD_ROWS - AHEAD_OF_SCORES) };
-  const qk_int row_bytes = run->row_bytes, at = turn * ROWS * row_bytes / turns, i = at / row_bytes;
-  const qk_int row = i / (AHEAD_ROWS - AHEAD_OF_SCORES) * AHEAD_ROWS + AHEAD_OF_SCORES + i % (AHEAD_ROWS - AHEAD_OF_SCORES);
-  if (row >= tile->ahead_keys) return (row_lines){.count = 0};
-  return (row_lines){.first = tile->ahead[row] + at % row_bytes, .count = (int)(ROWS * row_bytes / turns / 64) + 1};
+/// What is left to be fetched by the products of values: of each AHEAD_ROWS rows those that scores left, which lie behind one another.
+typedef struct value_fetch {
+  const key_tile *tile;
+  qk_int row, line;             // the next
+  qk_int row_lines, call_lines; // of the rows of a piece; of a call
+} value_fetch;
+
+static value_fetch fetch_for_values(const attention_run *run, const key_tile *tile, qk_int calls) {
+  const qk_int pieces = (tile->ahead_keys + AHEAD_ROWS - 1) / AHEAD_ROWS, calls_of_piece = pieces > 0 && calls > pieces ? calls / pieces : 1;
+  const qk_int lines = (AHEAD_ROWS - AHEAD_OF_SCORES) * run->row_bytes / 64 + 2;
+  return (value_fetch){tile, AHEAD_OF_SCORES, 0, lines, (lines + calls_of_piece - 1) / calls_of_piece};
+}
+
+/// The lines of the next call.
+INLINE row_lines lines_for_call(value_fetch *f) {
+  if (f->row >= f->tile->ahead_keys) return (row_lines){.count = 0};
+  const row_lines lines = {f->tile->ahead[f->row] + 64 * f->line, (int)smaller(f->call_lines, f->row_lines - f->line)};
+  f->line += f->call_lines;
+  if (f->line >= f->row_lines) f->row += AHEAD_ROWS, f->line = 0;
+  return lines;
 }
 
 /// u = u * old + unit * sums for 32 columns of a row of the block, of which `count` are there.
@@ -180,14 +211,14 @@ INLINE void value_rows(float *u, qk_int u_stride, const softmax_block *b, int r,
 static void value_panel_block(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, const softmax_block *b) {
   const qk_int stride = run->state.u_stride, calls = (rows + DOT_ROWS - 1) / DOT_ROWS;
   const qk_int turns = padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls;
-  qk_int turn = 0;
+  value_fetch fetch = fetch_for_values(run, tile, turns);
   for (qk_int j = 0; j < run->value_width; j += VALUE_PANEL) {
     uint32_t *panel = tile->value_panels + (tile->whole_panels ? j * (QK_KEY_TILE / 2) : 0);
     if (!tile->whole_panels) make_value_panel(tile->key, tile->keys, j, panel);
     const qk_int count = run->value_width - j;
-    for (int r = 0; r < rows; r += DOT_ROWS, turn++) {
+    for (int r = 0; r < rows; r += DOT_ROWS) {
       float *u = run->state.u + (first + r) * stride + j;
-      const row_lines ahead = first == 0 ? value_lines(run, tile, turn, turns) : (row_lines){.count = 0};
+      const row_lines ahead = first == 0 ? lines_for_call(&fetch) : (row_lines){.count = 0};
 #define STEP(n) \
   if (n <= DOT_ROWS) value_rows(u, stride, b, r, panel, (keys + 1) / 2, count, ahead, n <= DOT_ROWS ? n : 1)
       FOR_COUNT(smaller(rows - r, DOT_ROWS), STEP)
@@ -221,11 +252,11 @@ INLINE void value_direct_micro(float *u, qk_int u_stride, const softmax_block *b
 /// For one block of query rows that nobody shares the values with: no panel.
 static void value_direct_block(const attention_run *run, const key_tile *tile, int rows, int keys, const softmax_block *b) {
   const qk_int stride = run->state.u_stride, turns = padded(run->value_width, 32) / 32 * ((rows + VALUE_ROWS - 1) / VALUE_ROWS);
-  qk_int turn = 0;
+  value_fetch fetch = fetch_for_values(run, tile, turns);
   for (qk_int j = 0; j < run->value_width; j += 32)
-    for (int r = 0; r < rows; r += VALUE_ROWS, turn++) {
+    for (int r = 0; r < rows; r += VALUE_ROWS) {
       float *u = run->state.u + r * stride + j;
-      const row_lines ahead = value_lines(run, tile, turn, turns);
+      const row_lines ahead = lines_for_call(&fetch);
       const qk_int count = run->value_width - j;
 #define STEP(n) \
   if (n <= VALUE_ROWS) value_direct_micro(u, stride, b, r, tile->key, (keys + 1) / 2, j, count, ahead, n <= VALUE_ROWS ? n : 1)

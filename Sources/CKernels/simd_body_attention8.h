@@ -113,21 +113,21 @@ static void byte_tile(const attention_run *run, const qk_pages *p, uint8_t *copi
 
 /// As key_scores.
 static void byte_scores(const attention_run *run, const key_tile *tile, qk_int first, int i, float (*scores)[BLOCK_ROWS]) {
-  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i, *ahead = score_lines(tile, first, i);
+  const uint8_t *const *keys = (const uint8_t *const *)tile->key + i;
+  const score_fetch ahead = fetch_for_scores(run, tile, first, i, BYTE_SCORE_LINES);
   const qk_int groups = qk_int8_groups(run->main_width), rope = qk_cache_rope_offset(QK_CACHE_INT8, run->main_width), latents = byte_latents(run);
   const uint32_t *q = (const uint32_t *)((const uint8_t *)run->q + first * query_bytes(run)), *rest = q + run->main_width / 4 * BLOCK_ROWS;
   const vf rest_scale = f_load(run->q_rest_scale + first);
   vi acc[DOT_KEYS][KEY_CHAINS];
   vf sums[DOT_KEYS];
   clear_products(acc);
-  key_products(acc, rest, keys, rope, 2 * run->rest_width, NULL, 0, i_dot16_word);
+  key_products(acc, rest, keys, rope, 2 * run->rest_width, (score_fetch){.rows = NULL}, i_dot16_word);
   for (int j = 0; j < DOT_KEYS; j++) sums[j] = f_mul(key_sum(acc[j]), f_mul(rest_scale, f_set1(qk_float_of_bits(qk_load32(keys[j] + rope - 4)))));
   for (qk_int g = 0; g < groups; g++) {
     const qk_int begin = g * QK_INT8_LATENTS_PER_SCALE, width = smaller(QK_INT8_LATENTS_PER_SCALE, run->main_width - begin);
     clear_products(acc);
     for (int j = 0; j < DOT_KEYS; j++) acc[j][0] = i_set1((int32_t)qk_load32(keys[j] + 4 * (groups + g)));
-    key_products(acc, q + begin / 4 * BLOCK_ROWS, keys, latents + begin, width, ahead ? ahead + begin * BYTE_SCORE_LINES : NULL, BYTE_SCORE_LINES,
-                 i_dot8_word);
+    key_products(acc, q + begin / 4 * BLOCK_ROWS, keys, latents + begin, width, fetch_after(ahead, begin), i_dot8_word);
     const vf scale = f_load(run->q_scale + first * groups + g * BLOCK_ROWS);
     for (int j = 0; j < DOT_KEYS; j++)
       sums[j] = f_fma(f_mul(key_sum(acc[j]), scale), f_set1(qk_float_of_bits(qk_load32(keys[j] + 4 * g))), sums[j]);
@@ -244,13 +244,13 @@ static void byte_value_rows(float *u, qk_int u_stride, const byte_block *b, int 
 static void byte_values(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, byte_block *b) {
   const qk_int stride = run->state.u_stride, calls = (rows + BYTE_ROWS - 1) / BYTE_ROWS, latents = byte_latents(run);
   const qk_int turns = padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls;
-  qk_int turn = 0;
+  value_fetch fetch = fetch_for_values(run, tile, turns);
   for (qk_int j = 0; j < run->value_width; j += VALUE_PANEL) {
     if (j % QK_INT8_LATENTS_PER_SCALE == 0) byte_weights(run, tile, first, keys, j / QK_INT8_LATENTS_PER_SCALE, b);
     uint32_t *panel = tile->value_panels + (tile->whole_panels ? j * (QK_KEY_TILE / QUAD) : 0);
     if (!tile->whole_panels) make_byte_panel(tile->key, tile->keys, latents + j, panel);
-    for (int r = 0; r < rows; r += BYTE_ROWS, turn++) {
-      const row_lines ahead = first == 0 ? value_lines(run, tile, turn, turns) : (row_lines){.count = 0};
+    for (int r = 0; r < rows; r += BYTE_ROWS) {
+      const row_lines ahead = first == 0 ? lines_for_call(&fetch) : (row_lines){.count = 0};
       byte_value_rows(run->state.u + (first + r) * stride + j, stride, b, r, panel, (keys + QUAD - 1) / QUAD, run->value_width - j, ahead,
                       (int)smaller(rows - r, BYTE_ROWS));
     }

@@ -55,6 +55,13 @@ static int16_t *put_main_query(const attention_run *run, const float *x, qk_int 
   return (int16_t *)out + run->main_width;
 }
 
+/// Rows that do not lie behind one another are fetched this many ahead of their use: the hardware sees no order in them.
+enum { QUERIES_AHEAD = 8, ROPES_AHEAD = 16 };
+
+INLINE void fetch_row(const float *row, qk_int count) {
+  for (qk_int i = 0; i < count; i += 16) _mm_prefetch((const char *)(row + i), _MM_HINT_T0);
+}
+
 /// Queries of a main part and a rest of the widths given, 16 rows at a time: as integers they become a panel.
 static void put_query_panels(const attention_run *run, const float *q, qk_int stride, qk_int main, qk_int rest, const attention_scratch *s) {
   const qk_int bytes = query_bytes(run);
@@ -63,6 +70,7 @@ static void put_query_panels(const attention_run *run, const float *q, qk_int st
     for (qk_int i = 0; i < BLOCK_ROWS; i++) {
       const qk_int row = smaller(first + i, run->rows - 1);  // what is too much repeats the last, and nobody looks at it
       uint8_t *out = s->keys + i * bytes;
+      if (stride > main + rest && first + i + QUERIES_AHEAD < run->rows) fetch_row(q + (first + i + QUERIES_AHEAD) * stride, main + rest);
       int16_t *out_rest = put_main_query(run, q + row * stride, main, first, i, out, s);
       s->q_rest_scale[first + i] = put_int16(q + row * stride + main, rest, run->rest_width, out_rest);
       s->seen[first + i] = (int32_t)seen_before(run, row);
@@ -155,16 +163,26 @@ static void find_rows(const qk_pages *p, qk_int begin, qk_int end, const uint8_t
   }
 }
 
-/// The rows that come after the tile that ends at `at`: of the same range, or, at its end, of what comes next.
-static void find_rows_ahead(const qk_latent_attention *a, qk_int at, qk_int end, qk_int last, key_tile *tile) {
+/// What is fetched while the tile of [begin, end) is worked on: as many rows as it has keys, QK_KEY_TILE rows further on. After `last` come the
+/// rows of what is next, so a short tile at the end of a sequence fetches no less than its share.
+static void find_rows_ahead(const qk_latent_attention *a, qk_int begin, qk_int end, qk_int last, key_tile *tile) {
   qk_pages pages = a->pages;
-  qk_int begin = at, stop = smaller(at + QK_KEY_TILE, end);
-  if (at >= last && a->next_table) {
-    pages.table = a->next_table;
-    begin = a->next_begin, stop = smaller(a->next_begin + QK_KEY_TILE, a->next_end);
-  }
-  tile->ahead_keys = begin < stop ? (int)(stop - begin) : 0;
-  find_rows(&pages, begin, stop, tile->ahead);
+  const qk_int at = begin + QK_KEY_TILE, stop = end + QK_KEY_TILE, own = smaller(stop, last);
+  find_rows(&pages, at, own, tile->ahead);
+  tile->ahead_keys = at < own ? (int)(own - at) : 0;
+  if (stop <= last || !a->next_table) return;
+  pages.table = a->next_table;
+  const qk_int first = a->next_begin + (at > last && begin > a->begin ? at - last : 0);
+  const qk_int count = smaller(smaller(a->next_begin + stop - last, a->next_end) - first, QK_KEY_TILE - tile->ahead_keys);
+  find_rows(&pages, first, first + count, tile->ahead + tile->ahead_keys);
+  tile->ahead_keys += count > 0 ? (int)count : 0;
+}
+
+/// Queries that scores fetch, as fetch_for_scores has it: what the tiles before [begin, ...) have left.
+static void find_queries_ahead(const attention_run *run, const qk_latent_attention *a, qk_int begin, key_tile *tile) {
+  const qk_int done = (begin - a->begin) / DOT_KEYS * query_bytes(run), bytes = a->next_q ? a->next_rows * ((qk_int)a->pages.c + a->pages.r) * 4 : 0;
+  tile->queries_bytes = bytes > done ? bytes - done : 0;
+  tile->queries_ahead = bytes > done ? (const uint8_t *)a->next_q + done : NULL;
 }
 
 static void make_tile(const attention_run *run, const qk_pages *p, const attention_scratch *s, key_tile *tile) {
@@ -201,7 +219,8 @@ static void latent_split(attention_run *run, const qk_latent_attention *a, qk_in
     tile.keys = (int)smaller(QK_KEY_TILE, end - k);
     find_rows(p, k, k + tile.keys, tile.ahead);
     make_tile(run, p, s, &tile);
-    find_rows_ahead(a, k + tile.keys, end, last, &tile);
+    find_rows_ahead(a, k, k + tile.keys, last, &tile);
+    find_queries_ahead(run, a, k, &tile);
     attend(run, &tile);
   }
 }
@@ -232,14 +251,24 @@ static void v_attention_latent(const qk_latent_attention *a, void *scratch) {
   }
 }
 
+/// The rope key of a row, and its scale, into the first-level cache.
+INLINE void fetch_rope(const qk_pages *p, const uint8_t *row) {
+  const uint8_t *rope = row + qk_cache_rope_offset(p->type, p->c);
+  _mm_prefetch((const char *)row + qk_cache_rope_scale_offset(p->type, p->c), _MM_HINT_T0);
+  for (qk_int i = 0; i <= 2 * p->r; i += 64) _mm_prefetch((const char *)rope + i, _MM_HINT_T0);  // rows do not begin with a cache line
+}
+
 /// Rows `at` ... of the caller's K and V with the rope keys of the pages.
 static void expanded_tile(const attention_run *run, const qk_expanded_attention *a, const attention_scratch *s, key_tile *tile) {
   const qk_int at = tile->begin - a->begin, width = (qk_int)a->n + a->pages.r, value_width = padded(a->v, run->integers ? VALUE_PANEL : 16);
   const void *value_rows[QK_KEY_TILE];
+  find_rows(&a->pages, tile->begin, tile->begin + tile->keys, tile->ahead);
+  for (int i = 0; i < tile->keys && i < ROPES_AHEAD; i++) fetch_rope(&a->pages, tile->ahead[i]);
   for (int i = 0; i < tile->keys; i++) {
+    if (i + ROPES_AHEAD < tile->keys) fetch_rope(&a->pages, tile->ahead[i + ROPES_AHEAD]);
     const float *value = a->values + (at + i) * a->v_stride;
     memcpy(s->row, a->k + (at + i) * a->k_stride, (size_t)a->n * 4);
-    load_rope(&a->pages, qk_cache_row(&a->pages, tile->begin + i), s->row + a->n);
+    load_rope(&a->pages, tile->ahead[i], s->row + a->n);
     if (run->integers) {
       int16_t *key = (int16_t *)s->keys + i * run->key_width, *row = (int16_t *)s->rows + i * value_width;
       tile->scale[i] = put_int16(s->row, width, run->key_width, key);
