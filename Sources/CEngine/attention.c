@@ -64,9 +64,15 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
     call.next_begin = other->begin;
     call.next_end = other->end;
     if (!have_same_rows(item, other)) {
-      call.next_q = job->q_latent + (other->token * job->heads + other->head) * width;
-      call.next_rows = (qk_int)other->tokens * other->heads;
+      call.beside = job->q_latent + (other->token * job->heads + other->head) * width;
+      call.beside_bytes = (qk_int)other->tokens * other->heads * width * (qk_int)sizeof(float);
     }
+  }
+  if (job->ahead_bytes > 0) {
+    const qk_int at = job->ahead_bytes * i / job->item_count, end = job->ahead_bytes * (i + 1) / job->item_count;
+    const qk_int most = (item->end - item->begin) * job->pages.row_stride;  // no more than what attention reads itself
+    call.beside = (const uint8_t *)job->ahead + at;
+    call.beside_bytes = end - at < most ? end - at : most;
   }
   c->kernels->attention_latent(&call, scratch + qe_attention_state_bytes(job->heads, job->c));
   if (item->slot < 0) finish_rows(c, state, item->token, item->tokens, item->head, item->heads);

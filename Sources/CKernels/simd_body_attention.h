@@ -31,8 +31,8 @@ typedef struct key_tile {
   int keys;
   int ahead_keys;                // cache rows to fetch meanwhile
   const uint8_t *ahead[QK_KEY_TILE];
-  const uint8_t *queries_ahead;  // and queries that come next, [queries_bytes]
-  qk_int queries_bytes;
+  const uint8_t *beside;         // and what else is to be fetched, [beside_bytes], by beside_lines cache lines for each of a key
+  qk_int beside_bytes, beside_lines;
   float *largest;                // bytes: [keys, largest_stride] largest value scale of each group up to a key
   qk_int largest_stride;
   float scale[QK_KEY_TILE], rest_scale[QK_KEY_TILE], value_scale[QK_KEY_TILE];  // integers; zero beyond `keys`

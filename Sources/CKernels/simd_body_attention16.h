@@ -26,23 +26,26 @@ static void make_value_panel(const void *const *rows, int keys, qk_int at, uint3
 /// acc + products with the word of a key at the pointer: i_dot16_word or i_dot8_word.
 typedef vi (*word_dot)(vi acc, vi rows, const uint8_t *word);
 
-/// What products of scores fetch meanwhile, for each cache line of a key: `lines` lines of rows of the next tile, one line of queries.
+/// What products of scores fetch meanwhile, for each cache line of a key: `lines` lines of rows of the next tile, `beside_lines` of what else
+/// is to be fetched.
 typedef struct score_fetch {
-  const uint8_t *rows, *queries;  // NULL: nothing
+  const uint8_t *rows, *beside;  // NULL: nothing
   int lines;
+  qk_int beside_lines;
 } score_fetch;
 
 /// Of the block of query rows at `first` and keys i ..< i + DOT_KEYS.
 INLINE score_fetch fetch_for_scores(const attention_run *run, const key_tile *tile, qk_int first, int i, int lines) {
-  const qk_int done = i / DOT_KEYS * query_bytes(run);
+  const qk_int done = i / DOT_KEYS * query_bytes(run) * tile->beside_lines;
   return (score_fetch){.rows = first == 0 && i < tile->ahead_keys ? tile->ahead[i] : NULL,
-                       .queries = first == 0 && done < tile->queries_bytes ? tile->queries_ahead + done : NULL,
-                       .lines = lines};
+                       .beside = first == 0 && done < tile->beside_bytes ? tile->beside + done : NULL,
+                       .lines = lines,
+                       .beside_lines = tile->beside_lines};
 }
 
 /// After `bytes` of a key.
 INLINE score_fetch fetch_after(score_fetch f, qk_int bytes) {
-  return (score_fetch){f.rows ? f.rows + bytes * f.lines : NULL, f.queries ? f.queries + bytes : NULL, f.lines};
+  return (score_fetch){f.rows ? f.rows + bytes * f.lines : NULL, f.beside ? f.beside + bytes * f.beside_lines : NULL, f.lines, f.beside_lines};
 }
 
 /// acc += products of 16 query rows with `bytes` bytes of DOT_KEYS keys, `at` bytes from their beginnings: a word of a key times a vector of
@@ -52,7 +55,8 @@ INLINE void key_products(vi (*acc)[KEY_CHAINS], const uint32_t *q, const uint8_t
   for (qk_int k = 0; k < bytes; k += 4 * LINE_PAIRS, q += LINE_PAIRS * BLOCK_ROWS) {
     if (ahead.rows)
       for (int i = 0; i < ahead.lines; i++) _mm_prefetch((const char *)ahead.rows + k * ahead.lines + 64 * i, _MM_HINT_T1);
-    if (ahead.queries) _mm_prefetch((const char *)ahead.queries + k, _MM_HINT_T1);
+    if (ahead.beside)
+      for (qk_int i = 0; i < ahead.beside_lines; i++) _mm_prefetch((const char *)ahead.beside + k * ahead.beside_lines + 64 * i, _MM_HINT_T1);
     UNROLL
     for (int j = 0; j < LINE_PAIRS; j += KEY_CHAINS)
       for (int c = 0; c < KEY_CHAINS; c++) {

@@ -120,8 +120,10 @@ static void byte_scores(const attention_run *run, const key_tile *tile, qk_int f
   const vf rest_scale = f_load(run->q_rest_scale + first);
   vi acc[DOT_KEYS][KEY_CHAINS];
   vf sums[DOT_KEYS];
+  score_fetch of_rope = fetch_after(ahead, run->main_width);  // its rows are of the latents' share
+  of_rope.rows = NULL;
   clear_products(acc);
-  key_products(acc, rest, keys, rope, 2 * run->rest_width, (score_fetch){.rows = NULL}, i_dot16_word);
+  key_products(acc, rest, keys, rope, 2 * run->rest_width, of_rope, i_dot16_word);
   for (int j = 0; j < DOT_KEYS; j++) sums[j] = f_mul(key_sum(acc[j]), f_mul(rest_scale, f_set1(qk_float_of_bits(qk_load32(keys[j] + rope - 4)))));
   for (qk_int g = 0; g < groups; g++) {
     const qk_int begin = g * QK_INT8_LATENTS_PER_SCALE, width = smaller(QK_INT8_LATENTS_PER_SCALE, run->main_width - begin);

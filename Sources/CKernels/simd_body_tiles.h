@@ -178,11 +178,13 @@ static void find_rows_ahead(const qk_latent_attention *a, qk_int begin, qk_int e
   tile->ahead_keys += count > 0 ? (int)count : 0;
 }
 
-/// Queries that scores fetch, as fetch_for_scores has it: what the tiles before [begin, ...) have left.
-static void find_queries_ahead(const attention_run *run, const qk_latent_attention *a, qk_int begin, key_tile *tile) {
-  const qk_int done = (begin - a->begin) / DOT_KEYS * query_bytes(run), bytes = a->next_q ? a->next_rows * ((qk_int)a->pages.c + a->pages.r) * 4 : 0;
-  tile->queries_bytes = bytes > done ? bytes - done : 0;
-  tile->queries_ahead = bytes > done ? (const uint8_t *)a->next_q + done : NULL;
+/// What else the tile from `begin` on fetches, of all of it the share of its keys.
+static void share_beside(const attention_run *run, const qk_latent_attention *a, qk_int begin, qk_int last, key_tile *tile) {
+  const qk_int bytes = a->beside ? a->beside_bytes : 0, line_bytes = (last - a->begin + DOT_KEYS - 1) / DOT_KEYS * query_bytes(run);
+  tile->beside_lines = line_bytes > 0 ? (bytes + line_bytes - 1) / line_bytes : 0;
+  const qk_int done = (begin - a->begin) / DOT_KEYS * query_bytes(run) * tile->beside_lines;
+  tile->beside_bytes = bytes > done ? bytes - done : 0;
+  tile->beside = bytes > done ? (const uint8_t *)a->beside + done : NULL;
 }
 
 static void make_tile(const attention_run *run, const qk_pages *p, const attention_scratch *s, key_tile *tile) {
@@ -220,7 +222,7 @@ static void latent_split(attention_run *run, const qk_latent_attention *a, qk_in
     find_rows(p, k, k + tile.keys, tile.ahead);
     make_tile(run, p, s, &tile);
     find_rows_ahead(a, k, k + tile.keys, last, &tile);
-    find_queries_ahead(run, a, k, &tile);
+    share_beside(run, a, k, last, &tile);
     attend(run, &tile);
   }
 }

@@ -3,6 +3,9 @@
 struct LayerWeights {
   let attentionNorm: UnsafePointer<Float>  // [hidden]
   let attention: AttentionWeights
+  /// What is read after attention whatever a step's tokens are, in the order in which it is read: W_UV, the output projection, the router,
+  /// gate and up of the dense part or of the shared experts. Empty in exact mode, whose matrices lie in the file.
+  let afterAttention: UnsafeRawBufferPointer
   let feedForwardNorm: UnsafePointer<Float>  // [hidden]
   let feedForward: FeedForwardWeights
 }
@@ -41,6 +44,16 @@ struct GatedWeights {
 enum FeedForwardWeights {
   case dense(GatedWeights, inputNeeds: ActivationNeeds, hiddenNeeds: ActivationNeeds)
   case experts(ExpertWeights)
+}
+
+extension FeedForwardWeights {
+  /// The last matrix, in the order of reading, that is read whatever the router says.
+  var lastCertain: Matrix {
+    switch self {
+    case .dense(let gated, _, _): gated.up
+    case .experts(let experts): experts.shared?.up ?? experts.router
+    }
+  }
 }
 
 struct ExpertWeights {

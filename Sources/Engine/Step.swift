@@ -18,6 +18,8 @@ struct Step {
   var expandedCount = 0
 
   var count: Int { tokens.count }
+  /// Cache rows that one layer's attention reads.
+  var keyCount: Int { entries.reduce(0) { $0 &+ $1.startPosition &+ $1.tokens.count } }
 }
 
 /// The limits that a batch must keep; checked before any memory is touched.

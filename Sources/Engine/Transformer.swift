@@ -17,7 +17,7 @@ package final class Transformer {
   private let log = StageLog()
 
   private let pool: WorkerPool
-  private let weights: Weights
+  let weights: Weights
   private let cache: LatentCache
   private let scratchMemory: MappedMemory
   private let scratch: Scratch
@@ -137,7 +137,7 @@ package final class Transformer {
       let weights = self.weights.layers[layer]
       addAndNormalise(pending, norm: weights.attentionNorm, count: step.count, out: scratch.normed.forms(weights.attention.inputNeeds))
       log.mark(.norm)
-      attention.run(weights.attention, step, cache: cache, layer: layer)
+      attention.run(weights.attention, step, cache: cache, layer: layer, next: weights.afterAttention)
       pending = .delta(bias: weights.attention.outputBias)
       pending = feedForward(weights, pending, layer: layer, tokens: step.count)
       if let trace { traceLayer(layer, pending, tokens: step.count, trace, &pending) }

@@ -87,6 +87,15 @@ struct WeightBuilder {
     return needs
   }
 
+  /// The arena from the beginning of one matrix to the end of another that was dealt out later; empty if they are not there, as in exact mode.
+  func range(from first: Matrix, to last: Matrix) -> UnsafeRawBufferPointer {
+    let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+    guard !measuring, compute == .fast else { return nothing }
+    let end = last.descriptor.pointee
+    guard let from = first.descriptor.pointee.data, let to = end.data, from <= to else { return nothing }
+    return UnsafeRawBufferPointer(start: from, count: to - from + end.row_bytes * end.rows)
+  }
+
   /// Whether gate and up of these experts can be one pass: int8 blocks in, and nothing but int8 blocks wanted of the hidden activations.
   func fuses(_ gates: MatrixList, _ ups: MatrixList, hidden: ActivationNeeds) -> Bool {
     guard !measuring, hidden.isQ8Only else { return false }

@@ -83,9 +83,14 @@ extension WeightBuilder {
   }
 
   mutating func layer(_ tensors: LayerTensors, _ shape: Hyperparameters) -> LayerWeights {
-    LayerWeights(
-      attentionNorm: floats(tensors.attentionNorm), attention: attention(tensors, shape),
-      feedForwardNorm: floats(tensors.ffnNorm), feedForward: feedForward(tensors.ffn, shape))
+    let attentionNorm = floats(tensors.attentionNorm)
+    let attention = attention(tensors, shape)
+    let feedForwardNorm = floats(tensors.ffnNorm)
+    let feedForward = feedForward(tensors.ffn, shape)
+    return LayerWeights(
+      attentionNorm: attentionNorm, attention: attention,
+      afterAttention: range(from: attention.values[0], to: feedForward.lastCertain),
+      feedForwardNorm: feedForwardNorm, feedForward: feedForward)
   }
 
   private mutating func attention(_ tensors: LayerTensors, _ shape: Hyperparameters) -> AttentionWeights {
@@ -129,13 +134,14 @@ extension WeightBuilder {
       let gated = gated(gate, up, down)
       return .dense(gated, inputNeeds: needs(of: [gated.gate, gated.up]), hiddenNeeds: needs(of: [gated.down]))
     case .experts(let router, let bias, let gate, let up, let down, let shared):
+      let router = floatMatrix(router)
       let sharedWeights = shared.map { gated($0.gate, $0.up, $0.down) }
       let gates = experts(gate, shape)
       let ups = experts(up, shape)
       let downs = experts(down, shape)
       return .experts(
         ExpertWeights(
-          router: floatMatrix(router), bias: floats(bias), gate: gates, up: ups, down: downs, shared: sharedWeights,
+          router: router, bias: floats(bias), gate: gates, up: ups, down: downs, shared: sharedWeights,
           isFused: fuses(gates, ups, hidden: needs(of: downs)),
           inputNeeds: needs(of: gates, ups, [sharedWeights?.gate, sharedWeights?.up]), hiddenNeeds: needs(of: downs),
           sharedHiddenNeeds: needs(of: [sharedWeights?.down])))

@@ -85,7 +85,8 @@ private func latent(
     var call = qk_latent_attention(
       q: base, q_stride: width, tokens: Int32(rows / heads), heads: Int32(heads), first_position: first, begin: keys?.lowerBound ?? 0,
       end: keys?.upperBound ?? Int.max / 2, pages: cache.pages, state: state.value,
-      next_table: cache.pages.table, next_begin: 0, next_end: cache.positions, exact: exact, same_queries: after != nil)
+      next_table: cache.pages.table, next_begin: 0, next_end: cache.positions, beside: base, beside_bytes: q.count * 4, exact: exact,
+      same_queries: after != nil)
     k.pointee.attention_latent(&call, scratch.base)
     state.scratch = scratch
   }

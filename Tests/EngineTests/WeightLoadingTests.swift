@@ -49,6 +49,35 @@ import Testing
     }
   }
 
+  /// What attention fetches ahead is what is read after it, and lies in the engine's memory: W_UV first, gate and up last.
+  @Test func weightsAfterAttentionLieBehindOneAnother() throws {
+    for tiny in Self.models {
+      let model = try ModelFile(path: tiny.path)
+      let fast = try Transformer(model: model, options: GoldenTests.options(.fast))
+      for layer in 0..<model.hyperparameters.layerCount {
+        let weights = fast.weights.layers[layer]
+        let range = weights.afterAttention
+        let begin = try #require(range.baseAddress)
+        #expect(begin == weights.attention.values[0].descriptor.pointee.data)
+        let certain =
+          switch weights.feedForward {
+          case .dense(let gated, _, _): [weights.attention.output, gated.gate, gated.up]
+          case .experts(let experts):
+            [weights.attention.output, experts.router] + [experts.shared?.gate, experts.shared?.up].compactMap { $0 }
+          }
+        var end = begin
+        for matrix in certain.map(\.descriptor.pointee) {
+          let data = try #require(matrix.data)
+          #expect(data > end, "\(tiny.name): in the order in which they are read")
+          end = data + matrix.row_bytes * matrix.rows
+        }
+        #expect(range.count == end - begin, "\(tiny.name): and nothing behind them")
+      }
+      let exact = try Transformer(model: model, options: GoldenTests.options(.exact))
+      #expect(exact.weights.layers[0].afterAttention.isEmpty)
+    }
+  }
+
   /// Files stay open for reading as long as their model lives, no longer.
   @Test func filesAreClosed() throws {
     let copy = try Self.copied(try #require(Self.models.first { $0.path.hasSuffix(".gguf") }))

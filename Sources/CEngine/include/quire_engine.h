@@ -138,6 +138,8 @@ typedef struct qe_attention {
   float *slot_m, *slot_l;                   // [slots * heads]
   float *slot_u;                            // [slots * heads, c]
   qe_head_activations out;                  // u of each head
+  const void *_Nullable ahead;              // [ahead_bytes] that the next stages read: into the caches while attention computes
+  qk_int ahead_bytes;
 } qe_attention;
 void qe_run_attention(qe_workers workers, const qe_attention *job);
 /// Bytes at the head of a worker's scratch in which sums of one token are added up: they stay in the core's cache from token to token.

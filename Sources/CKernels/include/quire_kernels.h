@@ -133,8 +133,8 @@ typedef struct qk_latent_attention {
   qk_softmax_state state;             // value width c
   const int32_t *_Nullable next_table;  // what this worker will probably be asked next: the first keys of [next_begin, next_end) of that
   qk_int next_begin, next_end;          // block table are fetched into the cache meanwhile; NULL: nothing
-  const float *_Nullable next_q;        // its queries, fetched too, [next_rows, c + r]; NULL: not
-  qk_int next_rows;
+  const void *_Nullable beside;         // and [beside_bytes] of anything else, evenly: the queries that are next, or weights
+  qk_int beside_bytes;
   bool exact;                         // true: f32 products; false: products of 16-bit integers allowed
   bool same_queries;                  // the scratch is as the last call left it, which had the same rows of the same sequence: only keys differ
 } qk_latent_attention;
