@@ -22,6 +22,10 @@ static bool have_same_rows(const qe_attention_item *a, const qe_attention_item *
   return a->token == b->token && a->tokens == b->tokens && a->head == b->head && a->heads == b->heads;
 }
 
+static const float *queries_of(const qe_attention *job, const qe_attention_item *item) {
+  return job->q_latent + (item->token * job->heads + item->head) * (job->c + job->r);
+}
+
 qk_int qe_attention_state_bytes(qk_int heads, qk_int c) { return qe_rounded(heads * c * (qk_int)sizeof(float)); }
 
 static void attention_item(void *context, qk_int i, qk_int worker) {
@@ -42,7 +46,7 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
     state = (qk_softmax_state){job->slot_m + place, job->slot_l + place, job->slot_u + place * job->c, job->c};
   }
   qk_latent_attention call = {
-      .q = job->q_latent + row * width,
+      .q = queries_of(job, item),
       .q_stride = width,
       .tokens = item->tokens,
       .heads = item->heads,
@@ -64,7 +68,7 @@ static void attention_item(void *context, qk_int i, qk_int worker) {
     call.next_begin = other->begin;
     call.next_end = other->end;
     if (!have_same_rows(item, other)) {
-      call.beside = job->q_latent + (other->token * job->heads + other->head) * width;
+      call.beside = queries_of(job, other);
       call.beside_bytes = (qk_int)other->tokens * other->heads * width * (qk_int)sizeof(float);
     }
   }

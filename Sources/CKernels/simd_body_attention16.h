@@ -160,8 +160,10 @@ typedef struct value_fetch {
   qk_int row_lines, call_lines; // of the rows of a piece; of a call
 } value_fetch;
 
-static value_fetch fetch_for_values(const attention_run *run, const key_tile *tile, qk_int calls) {
-  const qk_int pieces = (tile->ahead_keys + AHEAD_ROWS - 1) / AHEAD_ROWS, calls_of_piece = pieces > 0 && calls > pieces ? calls / pieces : 1;
+/// Of the block of query rows at `first` in `calls` calls: only the first block fetches.
+static value_fetch fetch_for_values(const attention_run *run, const key_tile *tile, qk_int first, qk_int calls) {
+  if (first > 0 || tile->ahead_keys == 0) return (value_fetch){.tile = tile, .row = tile->ahead_keys};
+  const qk_int pieces = (tile->ahead_keys + AHEAD_ROWS - 1) / AHEAD_ROWS, calls_of_piece = calls > pieces ? calls / pieces : 1;
   const qk_int lines = (AHEAD_ROWS - AHEAD_OF_SCORES) * run->row_bytes / 64 + 2;
   return (value_fetch){tile, AHEAD_OF_SCORES, 0, lines, (lines + calls_of_piece - 1) / calls_of_piece};
 }
@@ -214,15 +216,14 @@ INLINE void value_rows(float *u, qk_int u_stride, const softmax_block *b, int r,
 /// By way of panels: where many blocks of query rows share them, or registers are few.
 static void value_panel_block(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, const softmax_block *b) {
   const qk_int stride = run->state.u_stride, calls = (rows + DOT_ROWS - 1) / DOT_ROWS;
-  const qk_int turns = padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls;
-  value_fetch fetch = fetch_for_values(run, tile, turns);
+  value_fetch fetch = fetch_for_values(run, tile, first, padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls);
   for (qk_int j = 0; j < run->value_width; j += VALUE_PANEL) {
     uint32_t *panel = tile->value_panels + (tile->whole_panels ? j * (QK_KEY_TILE / 2) : 0);
     if (!tile->whole_panels) make_value_panel(tile->key, tile->keys, j, panel);
     const qk_int count = run->value_width - j;
     for (int r = 0; r < rows; r += DOT_ROWS) {
       float *u = run->state.u + (first + r) * stride + j;
-      const row_lines ahead = first == 0 ? lines_for_call(&fetch) : (row_lines){.count = 0};
+      const row_lines ahead = lines_for_call(&fetch);
 #define STEP(n) \
   if (n <= DOT_ROWS) value_rows(u, stride, b, r, panel, (keys + 1) / 2, count, ahead, n <= DOT_ROWS ? n : 1)
       FOR_COUNT(smaller(rows - r, DOT_ROWS), STEP)
@@ -255,8 +256,8 @@ INLINE void value_direct_micro(float *u, qk_int u_stride, const softmax_block *b
 
 /// For one block of query rows that nobody shares the values with: no panel.
 static void value_direct_block(const attention_run *run, const key_tile *tile, int rows, int keys, const softmax_block *b) {
-  const qk_int stride = run->state.u_stride, turns = padded(run->value_width, 32) / 32 * ((rows + VALUE_ROWS - 1) / VALUE_ROWS);
-  value_fetch fetch = fetch_for_values(run, tile, turns);
+  const qk_int stride = run->state.u_stride, calls = (rows + VALUE_ROWS - 1) / VALUE_ROWS;
+  value_fetch fetch = fetch_for_values(run, tile, 0, padded(run->value_width, 32) / 32 * calls);
   for (qk_int j = 0; j < run->value_width; j += 32)
     for (int r = 0; r < rows; r += VALUE_ROWS) {
       float *u = run->state.u + r * stride + j;

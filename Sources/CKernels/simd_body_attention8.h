@@ -245,14 +245,13 @@ static void byte_value_rows(float *u, qk_int u_stride, const byte_block *b, int 
 
 static void byte_values(const attention_run *run, const key_tile *tile, qk_int first, int rows, int keys, byte_block *b) {
   const qk_int stride = run->state.u_stride, calls = (rows + BYTE_ROWS - 1) / BYTE_ROWS, latents = byte_latents(run);
-  const qk_int turns = padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls;
-  value_fetch fetch = fetch_for_values(run, tile, turns);
+  value_fetch fetch = fetch_for_values(run, tile, first, padded(run->value_width, VALUE_PANEL) / VALUE_PANEL * calls);
   for (qk_int j = 0; j < run->value_width; j += VALUE_PANEL) {
     if (j % QK_INT8_LATENTS_PER_SCALE == 0) byte_weights(run, tile, first, keys, j / QK_INT8_LATENTS_PER_SCALE, b);
     uint32_t *panel = tile->value_panels + (tile->whole_panels ? j * (QK_KEY_TILE / QUAD) : 0);
     if (!tile->whole_panels) make_byte_panel(tile->key, tile->keys, latents + j, panel);
     for (int r = 0; r < rows; r += BYTE_ROWS) {
-      const row_lines ahead = first == 0 ? lines_for_call(&fetch) : (row_lines){.count = 0};
+      const row_lines ahead = lines_for_call(&fetch);
       byte_value_rows(run->state.u + (first + r) * stride + j, stride, b, r, panel, (keys + QUAD - 1) / QUAD, run->value_width - j, ahead,
                       (int)smaller(rows - r, BYTE_ROWS));
     }
