@@ -166,11 +166,11 @@ static direct_function direct_function_for(qk_type type, qk_int tokens) {
 static void quantised_direct(const qk_matrix *w, direct_function direct, qk_int begin, qk_int end, const qk_act_block *const *x, qk_int count,
                              float *y, qk_int y_stride, uint8_t *scratch) {
   float *sums = (float *)scratch;
-  const qk_int nb = w->columns / 32, tile_bytes = QK_ROW_GROUP * qk_row_bytes(w->type, 256);
+  const qk_int nb = w->columns / 32;
   const qk_int half = count <= direct_tokens(w->type) ? count : (count + 1) / 2;
   for (qk_int i = begin; i < end; i += QK_ROW_GROUP) {
     const uint8_t *group = (const uint8_t *)w->data + i * w->row_bytes;
-    direct(group, x, half, nb, sums, (int)(tile_bytes / 512) + 1);
+    direct(group, x, half, nb, sums, lines_to_fetch(w->type, count));
     if (half < count) direct(group, x + half, count - half, nb, sums + 16 * half, 0);
     for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * t), end - i);
   }

@@ -8,7 +8,7 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
                             uint8_t *scratch) {
   enum { TILE_BYTES = 16 * TILE_COLUMNS, SCALES = 16 * 16 };
   float *scales = (float *)(scratch + 2 * TILE_BYTES), *sums = scales + 4 * SCALES;
-  const qk_int nb = w->columns / 32, tile_bytes = QK_ROW_GROUP * qk_row_bytes(w->type, 256), group_bytes = w->row_bytes * QK_ROW_GROUP;
+  const qk_int nb = w->columns / 32, tile_bytes = quant_tile_bytes(w->type), group_bytes = w->row_bytes * QK_ROW_GROUP;
   int shift;
   const quant_function run = quant_function_for(w->type, &shift);
   // Few tokens read a Q8_0 row group in one go; many share pieces of it that stay in the first-level cache.
@@ -27,7 +27,7 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
       // Beyond a group's last tile, the first ones of the group that is next; of two, of the next two.
       const qk_int tile_at = first / 8 * tile_bytes, ahead = groups > 1 ? TILES_AHEAD * tile_bytes : AHEAD_BYTES;
       const qk_int beyond = groups > 1 && first + 8 * TILES_AHEAD >= nb ? group_bytes : 0;
-      fetch_plan plan = {.lines = w->type == QK_Q8_0 && count <= HARDWARE_FETCHES ? 0 : (int)(tile_bytes / 512) + 1};
+      fetch_plan plan = {.lines = lines_to_fetch(w->type, count)};
       for (int g = 0; g < 2; g++) plan.at[g] = group + g * group_bytes + beyond + tile_at + ahead;
       plan.stride = 64 * plan.lines;
       run(tile, groups, x, count, first, blocks, sums, &plan, shift);

@@ -19,6 +19,12 @@ typedef struct fetch_plan {
   int lines, stride;
 } fetch_plan;
 
+/// Bytes of 16 rows of 256 columns.
+INLINE qk_int quant_tile_bytes(qk_type type) { return QK_ROW_GROUP * qk_row_bytes(type, 256); }
+
+/// Cache lines to fetch per block of 32 columns for a product of `tokens` tokens, a little more than a block has.
+INLINE int lines_to_fetch(qk_type type, qk_int tokens) { return tokens <= hardware_fetches(type) ? 0 : (int)(quant_tile_bytes(type) / 512) + 1; }
+
 /// Cache line `line` of the `lines` that a block fetches ahead: between the products, one at a time, because only some misses can be under
 /// way and a burst of them holds up the loads of what is at hand [M: Q4_K from memory, 6 tokens: 10.4 GB/s a core in bursts, 12.5 spread].
 INLINE void fetch(const uint8_t *ahead, int line, int lines) {
