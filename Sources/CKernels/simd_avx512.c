@@ -12,6 +12,7 @@ QK_STRICT_FLOAT
 #define QK_BF16_DOT 0
 #define QK_QUANT_GROUPS 2
 #define QK_FETCH_INTO_L1 0
+#define QK_HARDWARE_FETCHES 0
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), apply_to = function)
 #include "simd_avx512.h"

@@ -13,6 +13,7 @@ QK_STRICT_FLOAT
 #define QK_BF16_DOT 1
 #define QK_QUANT_GROUPS 2
 #define QK_FETCH_INTO_L1 1
+#define QK_HARDWARE_FETCHES 0
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"))), apply_to = function)
 #include "simd_avx512.h"
