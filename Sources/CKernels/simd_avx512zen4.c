@@ -1,4 +1,4 @@
-// Compiles the vector bodies as the AVX-512 variant with bfloat16 dot products once more, for AMD's Zen 4: one row group at a time (simd_body_quant.h).
+// Compiles the vector bodies as the AVX-512 variant with bfloat16 dot products once more, for AMD's Zen 4: one row group at a time (simd_body_quant.h), few products left to the hardware's prefetch (simd_shared.h).
 // Nothing here runs unless dispatch.c found the CPU able.
 #include <immintrin.h>
 #include <math.h>

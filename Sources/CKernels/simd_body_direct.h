@@ -167,10 +167,11 @@ static void quantised_direct(const qk_matrix *w, direct_function direct, qk_int 
                              float *y, qk_int y_stride, uint8_t *scratch) {
   float *sums = (float *)scratch;
   const qk_int nb = w->columns / 32;
+  const int lines = lines_to_fetch(w->type, count);
   const qk_int half = count <= direct_tokens(w->type) ? count : (count + 1) / 2;
   for (qk_int i = begin; i < end; i += QK_ROW_GROUP) {
     const uint8_t *group = (const uint8_t *)w->data + i * w->row_bytes;
-    direct(group, x, half, nb, sums, lines_to_fetch(w->type, count));
+    direct(group, x, half, nb, sums, lines);
     if (half < count) direct(group, x + half, count - half, nb, sums + 16 * half, 0);
     for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * t), end - i);
   }

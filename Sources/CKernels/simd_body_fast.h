@@ -9,6 +9,7 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
   enum { TILE_BYTES = 16 * TILE_COLUMNS, SCALES = 16 * 16 };
   float *scales = (float *)(scratch + 2 * TILE_BYTES), *sums = scales + 4 * SCALES;
   const qk_int nb = w->columns / 32, tile_bytes = quant_tile_bytes(w->type), group_bytes = w->row_bytes * QK_ROW_GROUP;
+  const int lines = lines_to_fetch(w->type, count);
   int shift;
   const quant_function run = quant_function_for(w->type, &shift);
   // Few tokens read a Q8_0 row group in one go; many share pieces of it that stay in the first-level cache.
@@ -27,9 +28,8 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
       // Beyond a group's last tile, the first ones of the group that is next; of two, of the next two.
       const qk_int tile_at = first / 8 * tile_bytes, ahead = groups > 1 ? TILES_AHEAD * tile_bytes : AHEAD_BYTES;
       const qk_int beyond = groups > 1 && first + 8 * TILES_AHEAD >= nb ? group_bytes : 0;
-      fetch_plan plan = {.lines = lines_to_fetch(w->type, count)};
+      fetch_plan plan = {.lines = lines, .stride = 64 * lines};
       for (int g = 0; g < 2; g++) plan.at[g] = group + g * group_bytes + beyond + tile_at + ahead;
-      plan.stride = 64 * plan.lines;
       run(tile, groups, x, count, first, blocks, sums, &plan, shift);
     }
     for (int g = 0; g < groups; g++, i += QK_ROW_GROUP)

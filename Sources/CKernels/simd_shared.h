@@ -10,11 +10,11 @@
 /// second; Q8_0 512x1024 32 27 25 21 and 38 40 45 39].
 enum { FETCH_HINT = QK_FETCH_INTO_L1 ? _MM_HINT_T0 : _MM_HINT_T1 };
 
-/// Tokens up to which weights are read so fast that the hardware's own prefetch does better without ours: on Zen 4 [M:
-/// two cores of Zen 4, GB/s with ours and without, each core on a die of its own: Q8_0 512x1024 of 1 to 4 tokens 38 40 44 48, 51 48 50 36; of 1 and 2:
-/// Q4_K 2048x2048 52 50, 57 41; Q5_0 2048x1408 50 56, 60 56; Q4_1 2048x2048 47 46, 57 51; Q5_1 46 50, 42 29; Q6_K, whose blocks are two streams,
-/// 48 53, 17 16; Q5_K as much with as without. Both on one die: Q8_0 of 3 and 4 tokens 32.9 33.1, 35.1 32.3; of 1 Q4_K 32.5, 35.2; Q5_0 32.7, 35.2;
-/// Q4_0 26.6, 29.0. Not on Intel, two cores of Emerald Rapids: Q4_K of one token 23.2, 14.2 and 29.2, 17.3; Q5_0 29.3, 18.6; Q8_0 of 3 27.7, 19.0].
+/// Tokens up to which weights are read so fast that the hardware's own prefetch does better without ours: on Zen 4 [M: two cores, GB/s with ours
+/// and without, each core on a die of its own: Q8_0 512x1024 of 1 to 4 tokens 38 40 44 48, 51 48 50 36; of 1 and 2 tokens Q4_K 2048x2048 52 50,
+/// 57 41; Q5_0 2048x1408 50 56, 60 56; Q4_1 2048x2048 47 46, 57 51; Q5_1 46 50, 42 29; Q6_K, whose blocks are two streams, 48 53, 17 16; Q5_K as
+/// much with as without. Both on one die: Q8_0 of 3 and 4 tokens 32.9 33.1, 35.1 32.3; of 1 token Q4_K 32.5, 35.2; Q5_0 32.7, 35.2; Q4_0 26.6,
+/// 29.0]. Not on Intel [M: two cores of Emerald Rapids: Q4_K of 1 token 23.2, 14.2 and 29.2, 17.3; Q5_0 29.3, 18.6; Q8_0 of 3 27.7, 19.0].
 INLINE int hardware_fetches(qk_type type) {
   if (!QK_HARDWARE_FETCHES) return 0;
   switch (type) {
