@@ -9,9 +9,16 @@
 
 #include "engine_jobs.h"
 
-static qk_int transpose_bytes(qk_int rows, qk_int columns) {
-  qk_int floats = qe_rounded(rows * columns * (qk_int)sizeof(float));
-  return 2 * floats + qe_rounded(columns * qk_row_bytes(QK_INT16, rows)) + qk_activation_bytes(QK_ACT_INT16, rows);
+enum { Q8_0_ELEMENTS = 32 };
+
+qk_type qe_transposed_type(qk_matrix source) {
+  return qk_activation_for(source.type) == QK_ACT_Q8 && source.rows % Q8_0_ELEMENTS == 0 ? QK_Q8_0 : QK_INT16;
+}
+
+static qk_int transpose_bytes(qk_matrix source) {
+  const qk_int floats = qe_rounded(source.rows * source.columns * (qk_int)sizeof(float));
+  const qk_int packed = qe_rounded(source.columns * qk_row_bytes(qe_transposed_type(source), source.rows));
+  return 2 * floats + packed + qk_activation_bytes(QK_ACT_INT16, source.rows);
 }
 
 qk_int qe_load_scratch_bytes(qk_matrix source, qe_load_kind kind) {
@@ -21,9 +28,16 @@ qk_int qe_load_scratch_bytes(qk_matrix source, qe_load_kind kind) {
     case QE_LOAD_FLOATS:
     case QE_LOAD_PACK: return read;
     case QE_LOAD_TRANSPOSE_F32:
-    case QE_LOAD_TRANSPOSE_INT16: return read + transpose_bytes(source.rows, source.columns);
+    case QE_LOAD_TRANSPOSE_PACK: return read + transpose_bytes(source);
   }
   return 0;
+}
+
+// A row of activations is a row of the matrix: integers of one scale. `activations`: room for one.
+static void encode_int16(const qk_kernels *kernels, const float *x, qk_matrix to, qk_int row, uint8_t *data, uint8_t *activations) {
+  kernels->quantize_activations(QK_ACT_INT16, x, to.columns, 1, to.columns, activations, 0);
+  memcpy(data + row * to.row_bytes, activations, sizeof(float));
+  memcpy(data + row * to.row_bytes + sizeof(float), activations + 64, (size_t)to.row_bytes - sizeof(float));
 }
 
 static void transpose(const qk_kernels *kernels, qk_matrix source, const qe_load_piece *piece, uint8_t *scratch) {
@@ -36,16 +50,14 @@ static void transpose(const qk_kernels *kernels, qk_matrix source, const qe_load
     return;
   }
   float *turned = (float *)(scratch + floats);
-  uint8_t *integers = scratch + 2 * floats, *one = integers + qe_rounded(columns * qk_row_bytes(QK_INT16, rows));
+  uint8_t *data = scratch + 2 * floats;
   qk_transpose_f32(plain, rows, columns, columns, turned, rows);
-  // A row of activations is a row of the matrix: integers of one scale.
-  qk_matrix rows_out = qk_file_matrix(QK_INT16, integers, columns, rows, NULL);
+  const qk_matrix to = qk_file_matrix(qe_transposed_type(source), data, columns, rows, NULL);
   for (qk_int i = 0; i < columns; i++) {
-    kernels->quantize_activations(QK_ACT_INT16, turned + i * rows, rows, 1, rows, one, 0);
-    memcpy(integers + i * rows_out.row_bytes, one, sizeof(float));
-    memcpy(integers + i * rows_out.row_bytes + sizeof(float), one + 64, (size_t)rows_out.row_bytes - sizeof(float));
+    if (to.type == QK_Q8_0) qk_encode_q8_0(turned + i * rows, rows, data + i * to.row_bytes);
+    else encode_int16(kernels, turned + i * rows, to, i, data, data + qe_rounded(columns * to.row_bytes));
   }
-  qk_pack(rows_out, piece->destination, 0, qk_group_count(columns));
+  qk_pack(to, piece->destination, 0, qk_group_count(columns));
 }
 
 /// 0 or an errno.
@@ -91,7 +103,7 @@ static void load_piece(void *context, qk_int i, qk_int worker) {
       qk_pack(rows, piece->destination, 0, qk_group_count(rows.rows));
       break;
     case QE_LOAD_TRANSPOSE_F32:
-    case QE_LOAD_TRANSPOSE_INT16:
+    case QE_LOAD_TRANSPOSE_PACK:
       transpose(c->workers.kernels, rows, piece, scratch + qe_rounded(rows.rows * rows.row_bytes));
       break;
   }

@@ -116,6 +116,16 @@ static inline float qk_float_of_f16(uint16_t h) {
   return sign ? -f : f;
 }
 
+/// Float to IEEE half, to nearest even; what is too large becomes infinite, NaN stays NaN.
+static inline uint16_t qk_f16_of_float(float f) {
+  const uint32_t bits = qk_bits_of_float(f), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
+  if (magnitude > 0x7F800000) return (uint16_t)(sign | 0x7E00);
+  if (magnitude >= 0x477FF000) return (uint16_t)(sign | 0x7C00);
+  // Subnormal: beside 0.5 a float's last bit is worth 2^-24, a half's unit there.
+  if (magnitude < 0x38800000) return (uint16_t)(sign | (qk_bits_of_float(qk_float_of_bits(magnitude) + 0.5f) - qk_bits_of_float(0.5f)));
+  return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1)) >> 13));
+}
+
 /// E4M3FN to float, exact (SPEC 3.3, 6.3).
 static inline float qk_float_of_f8(uint8_t x) {
   const uint32_t sign = (uint32_t)(x & 0x80) << 24, m = x & 0x7F;

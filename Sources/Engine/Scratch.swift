@@ -4,7 +4,7 @@ import CEngine
 import CKernels
 import ModelFile
 
-/// The quantised forms of some rows of activations, `copies` times; fast mode only. 16-bit integers only where transposed matrices read.
+/// The quantised forms of some rows of activations, `copies` times; fast mode only. 16-bit integers only where transposed matrices may read.
 struct QuantisedForms {
   private let q8: UnsafeMutableRawPointer?
   private let bf16: UnsafeMutableRawPointer?

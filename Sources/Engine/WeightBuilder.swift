@@ -145,10 +145,10 @@ struct WeightBuilder {
     return MatrixList(first: matrices, count: sources.count)
   }
 
-  /// Transposed matrices (SPEC 3.5 "kernel forms"): float32 in exact mode, packed 16-bit integers in fast mode.
+  /// Transposed matrices (SPEC 3.5 "kernel forms"): float32 in exact mode, packed integers in fast mode.
   mutating func transposed(_ sources: [qe_file_rows]) -> MatrixList {
     let matrices = arena.room(qk_matrix.self, sources.count)
-    let kind = compute == .fast ? QE_LOAD_TRANSPOSE_INT16 : QE_LOAD_TRANSPOSE_F32
+    let kind = compute == .fast ? QE_LOAD_TRANSPOSE_PACK : QE_LOAD_TRANSPOSE_F32
     for (index, source) in sources.enumerated() {
       let rows = source.matrix.columns
       let columns = source.matrix.rows
@@ -156,8 +156,9 @@ struct WeightBuilder {
       let matrix: qk_matrix
       let destination: UnsafeMutableRawPointer
       if compute == .fast {
-        destination = arena.bytes(qk_packed_bytes(QK_INT16, rows, columns))
-        matrix = qk_packed_matrix(qk_file_matrix(QK_INT16, nil, rows, columns, nil), destination)
+        let type = qe_transposed_type(source.matrix)
+        destination = arena.bytes(qk_packed_bytes(type, rows, columns))
+        matrix = qk_packed_matrix(qk_file_matrix(type, nil, rows, columns, nil), destination)
       } else {
         destination = UnsafeMutableRawPointer(arena.room(Float.self, rows, columns))
         matrix = qk_file_matrix(QK_F32, destination, rows, columns, nil)

@@ -1,5 +1,6 @@
 // Reading weights from files that change under us. What the weights are once loaded is the golden tests' business.
 
+import CKernels
 import FoundationEssentials
 import Glibc
 import ModelFile
@@ -47,6 +48,58 @@ import Testing
       let result = driver.run(tiny.prompts[0].ids, greedy: 8)
       #expect(result.logits == expected.logits && result.tokens == expected.tokens, "\(tiny.name)")
     }
+  }
+
+  /// W_UK in the form that the file does not hold: Q8_0 where the file's own type is multiplied in int8 blocks, else 16-bit integers; element by
+  /// element what it is in exact mode, but for the rounding.
+  @Test func transposedKeys() throws {
+    var seen: Set<UInt32> = []
+    for tiny in Self.models {
+      let model = try ModelFile(path: tiny.path)
+      let fast = try Transformer(model: model, options: GoldenTests.options(.fast))
+      let exact = try Transformer(model: model, options: GoldenTests.options(.exact))
+      for (layer, weights) in fast.weights.layers.enumerated() {
+        let expandedKeys = try #require(weights.attention.expandedKeys)
+        for head in 0..<expandedKeys.count {
+          let source = exact.weights.layers[layer].attention.absorbedKeys[head]  // [c, n]
+          // In exact mode what is transposed is float32.
+          let isAbsorbedTransposed = source.descriptor.pointee.type == QK_F32
+          let turned = isAbsorbedTransposed ? weights.attention.absorbedKeys[head] : expandedKeys[head]
+          seen.insert(turned.descriptor.pointee.type.rawValue)
+          let (rows, columns) = (turned.rows, turned.columns)
+          var expected = Self.values(of: source)
+          if !isAbsorbedTransposed {
+            let keys = expected
+            qk_transpose_f32(keys, source.rows, source.columns, source.columns, &expected, source.rows)
+          }
+          let values = Self.values(of: turned)
+          let (block, unit) = turned.descriptor.pointee.type == QK_Q8_0 ? (32, Float(1) / 127) : (columns, Float(1) / 4096)
+          for begin in stride(from: 0, to: rows * columns, by: block) {
+            let range = begin..<begin + block
+            let largest = expected[range].map(abs).max() ?? 0
+            let error = zip(values[range], expected[range]).map { abs($0 - $1) }.max() ?? 0
+            #expect(error <= 0.51 * unit * largest, "\(tiny.name) layer \(layer) head \(head) from \(begin)")
+          }
+        }
+      }
+    }
+    #expect(seen == [QK_Q8_0.rawValue, QK_INT16.rawValue])
+  }
+
+  /// [rows, columns]
+  private static func values(of matrix: Matrix) -> [Float] {
+    var whole = matrix.descriptor.pointee
+    let bytes = qk_row_bytes(whole.type, whole.columns)
+    var rows = [UInt8](repeating: 0, count: qk_group_count(whole.rows) * Int(QK_ROW_GROUP) * bytes)
+    var out = [Float](repeating: 0, count: whole.rows * whole.columns)
+    rows.withUnsafeMutableBytes { rows in
+      if whole.layout == QK_PACKED, let base = rows.baseAddress {
+        for group in 0..<qk_group_count(whole.rows) { qk_unpack_group(whole, group, base + group * Int(QK_ROW_GROUP) * bytes) }
+        whole = qk_file_matrix(whole.type, base, whole.rows, whole.columns, whole.scales)
+      }
+      qk_kernels_scalar().pointee.dequantize_rows(&whole, 0, whole.rows, &out, whole.columns)
+    }
+    return out
   }
 
   /// What attention fetches ahead is what is read after it, and lies in the engine's memory: W_UV first, gate and up last.

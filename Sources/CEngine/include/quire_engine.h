@@ -228,8 +228,12 @@ typedef enum qe_load_kind {
   QE_LOAD_FLOATS = 1,           // destination = source as float32 [rows, columns]
   QE_LOAD_PACK = 2,             // destination = qk_pack of source
   QE_LOAD_TRANSPOSE_F32 = 3,    // destination = transposed source as float32 [columns, rows]
-  QE_LOAD_TRANSPOSE_INT16 = 4,  // destination = transposed source as packed INT16 [columns, rows]
+  QE_LOAD_TRANSPOSE_PACK = 4,   // destination = transposed source [columns, rows], packed, of its qe_transposed_type
 } qe_load_kind;
+
+/// What transposed rows are packed as: Q8_0 where the source is multiplied in int8 blocks itself, else INT16. A block then lies across what were
+/// blocks of the source, so its integers are rounded anew.
+qk_type qe_transposed_type(qk_matrix source);
 
 /// Rows of a tensor, and the file that they are read from.
 typedef struct qe_file_rows {

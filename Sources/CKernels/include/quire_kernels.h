@@ -64,6 +64,9 @@ static inline qk_int qk_group_count(qk_int rows) { return (rows + QK_ROW_GROUP -
 /// The inverse of qk_pack for one group: 16 file rows (missing rows are zero) at `rows_out`, qk_row_bytes apart. For tests and oracles.
 void qk_unpack_group(qk_matrix packed, qk_int group, void *rows_out);
 
+/// A file row of Q8_0: blocks of 32 with the scale that their largest magnitude asks for, as float16; `columns` a multiple of 32. A block with
+/// an infinite number or a NaN decodes to NaN.
+void qk_encode_q8_0(const float *x, qk_int columns, void *out);
 /// out[j * out_stride + i] = in[i * in_stride + j]: for the absorbed form, which uses W_UK transposed.
 void qk_transpose_f32(const float *in, qk_int rows, qk_int columns, qk_int in_stride, float *out, qk_int out_stride);
 
