@@ -9,10 +9,8 @@
 
 #include "engine_jobs.h"
 
-enum { Q8_0_ELEMENTS = 32 };
-
 qk_type qe_transposed_type(qk_matrix source) {
-  return qk_activation_for(source.type) == QK_ACT_Q8 && source.rows % Q8_0_ELEMENTS == 0 ? QK_Q8_0 : QK_INT16;
+  return qk_activation_for(source.type) == QK_ACT_Q8 && source.rows % qk_block_elements(QK_Q8_0) == 0 ? QK_Q8_0 : QK_INT16;
 }
 
 static qk_int transpose_bytes(qk_matrix source) {

@@ -7,15 +7,10 @@
 enum { ELEMENTS = 32, LARGEST = 127 };
 
 static void encode_block(const float *x, uint8_t *out) {
-  float largest = 0;
-  bool finite = true;
-  for (int i = 0; i < ELEMENTS; i++) {
-    const float magnitude = fabsf(x[i]);
-    finite = finite && magnitude <= 3.4028235e38f;
-    largest = magnitude > largest ? magnitude : largest;
-  }
+  const uint32_t largest = qk_largest_bits(x, ELEMENTS);
+  const bool finite = largest < 0x7F800000;
   // What is infinite or not a number makes the block's products NaN, as its own would be.
-  const uint16_t scale = finite ? qk_f16_of_float(largest / LARGEST) : 0x7E00;
+  const uint16_t scale = finite ? qk_f16_of_float(qk_float_of_bits(largest) / LARGEST) : 0x7E00;
   const float unit = qk_float_of_f16(scale);  // as the kernels will have it, so that rounding it costs nothing
   memcpy(out, &scale, sizeof scale);
   for (int i = 0; i < ELEMENTS; i++) {

@@ -98,6 +98,16 @@ static inline uint32_t qk_bits_of_float(float f) {
   return bits;
 }
 
+/// The largest magnitude, as bits: Inf is larger than all numbers, NaN larger than Inf.
+static inline uint32_t qk_largest_bits(const float *x, qk_int count) {
+  uint32_t largest = 0;
+  for (qk_int i = 0; i < count; i++) {
+    const uint32_t bits = qk_bits_of_float(x[i]) & 0x7FFFFFFF;
+    if (bits > largest) largest = bits;
+  }
+  return largest;
+}
+
 static inline float qk_float_of_bf16(uint16_t h) { return qk_float_of_bits((uint32_t)h << 16); }
 
 /// Round to nearest even; NaN stays NaN and becomes quiet (SPEC 3.6).

@@ -6,19 +6,9 @@
 
 QK_STRICT_FLOAT
 
-/// The largest magnitude, as bits: Inf is larger than all numbers, NaN larger than Inf.
-static uint32_t largest_bits(const float *x, qk_int count) {
-  uint32_t largest = 0;
-  for (qk_int i = 0; i < count; i++) {
-    const uint32_t bits = qk_bits_of_float(x[i]) & 0x7FFFFFFF;
-    if (bits > largest) largest = bits;
-  }
-  return largest;
-}
-
 /// Up to 128 latents with one scale = max|x| / 127. Inf or NaN among them: the scale becomes NaN, so that it shows. Returns their sum.
 static int32_t store_int8_group(const float *x, qk_int count, void *scale_out, int8_t *q) {
-  const uint32_t largest = largest_bits(x, count);
+  const uint32_t largest = qk_largest_bits(x, count);
   const bool finite = largest < 0x7F800000, zero = !(qk_float_of_bits(largest) >= 1e-30f);
   const float scale = !finite ? NAN : zero ? 0 : qk_float_of_bits(largest) / 127.0f;
   const float inverse = finite && !zero ? 127.0f / qk_float_of_bits(largest) : 0;
@@ -30,7 +20,7 @@ static int32_t store_int8_group(const float *x, qk_int count, void *scale_out, i
 
 /// Up to 32 latents with one scale of about max|x| / 31, and zeros up to a whole word. Inf and NaN as with int8.
 static void store_int6_group(const float *x, qk_int count, void *scale_out, uint8_t *words) {
-  const uint32_t largest = largest_bits(x, count);
+  const uint32_t largest = qk_largest_bits(x, count);
   const bool finite = largest < 0x7F800000, zero = !(qk_float_of_bits(largest) >= 1e-30f);
   const uint16_t scale = !finite ? 0x7FC0 : zero ? 0 : qk_int6_scale(qk_float_of_bits(largest));
   const float inverse = finite && !zero ? 1.0f / qk_float_of_bf16(scale) : 0;
@@ -58,7 +48,7 @@ static float sum_of_squares(const float *x, qk_int count, float factor) {
 float qk_scalar_put_int16(const float *x, qk_int count, void *out) {
   float squares = sum_of_squares(x, count, 1), largest = 1;
   if (!qk_int16_is_plain(squares)) {
-    largest = qk_float_of_bits(largest_bits(x, count));
+    largest = qk_float_of_bits(qk_largest_bits(x, count));
     if (!(largest >= 1e-30f && largest <= 3.4028235e38f)) {
       memset(out, 0, (size_t)count * 2);
       return largest < 1e-30f ? 0 : NAN;

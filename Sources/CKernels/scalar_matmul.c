@@ -58,11 +58,7 @@ void qk_scalar_matmul_exact(const qk_matrix *w, qk_int begin, qk_int end, const 
 /// One token to int8 blocks of 32: scale = max|x| / 127. A block with Inf or NaN becomes scale NaN, so that it shows.
 static void quantize_q8(const float *x, qk_int columns, qk_act_block *out) {
   for (qk_int b = 0; b < columns / 32; b++) {
-    uint32_t largest = 0;  // as bits: NaN is larger than all
-    for (int i = 0; i < 32; i++) {
-      const uint32_t bits = qk_bits_of_float(x[32 * b + i]) & 0x7FFFFFFF;
-      if (bits > largest) largest = bits;
-    }
+    const uint32_t largest = qk_largest_bits(x + 32 * b, 32);
     float scale = qk_float_of_bits(largest) / 127.0f, inverse = 127.0f / qk_float_of_bits(largest);
     if (!(qk_float_of_bits(largest) >= 1e-30f)) scale = inverse = 0;
     if (largest >= 0x7F800000) {

@@ -1,4 +1,4 @@
-// Reading weights from files that change under us. What the weights are once loaded is the golden tests' business.
+// Reading weights from files that change under us, and where and as what they lie then. What they compute is the golden tests' business.
 
 import CKernels
 import FoundationEssentials
@@ -66,24 +66,28 @@ import Testing
           let isAbsorbedTransposed = source.descriptor.pointee.type == QK_F32
           let turned = isAbsorbedTransposed ? weights.attention.absorbedKeys[head] : expandedKeys[head]
           seen.insert(turned.descriptor.pointee.type.rawValue)
-          let (rows, columns) = (turned.rows, turned.columns)
           var expected = Self.values(of: source)
           if !isAbsorbedTransposed {
             let keys = expected
             qk_transpose_f32(keys, source.rows, source.columns, source.columns, &expected, source.rows)
           }
-          let values = Self.values(of: turned)
-          let (block, unit) = turned.descriptor.pointee.type == QK_Q8_0 ? (32, Float(1) / 127) : (columns, Float(1) / 4096)
-          for begin in stride(from: 0, to: rows * columns, by: block) {
-            let range = begin..<begin + block
-            let largest = expected[range].map(abs).max() ?? 0
-            let error = zip(values[range], expected[range]).map { abs($0 - $1) }.max() ?? 0
-            #expect(error <= 0.51 * unit * largest, "\(tiny.name) layer \(layer) head \(head) from \(begin)")
-          }
+          Self.expectRounded(turned, expected, "\(tiny.name) layer \(layer) head \(head)")
         }
       }
     }
     #expect(seen == [QK_Q8_0.rawValue, QK_INT16.rawValue])
+  }
+
+  /// Each element within its rounding of `expected` [rows, columns].
+  private static func expectRounded(_ matrix: Matrix, _ expected: [Float], _ place: String) {
+    let values = values(of: matrix)
+    let (block, unit) = matrix.descriptor.pointee.type == QK_Q8_0 ? (32, Float(1) / 127) : (matrix.columns, Float(1) / 4096)
+    for begin in stride(from: 0, to: matrix.rows * matrix.columns, by: block) {
+      let range = begin..<begin + block
+      let largest = expected[range].map(abs).max() ?? 0
+      let error = zip(values[range], expected[range]).map { abs($0 - $1) }.max() ?? 0
+      #expect(error <= 0.51 * unit * largest, "\(place) from \(begin)")
+    }
   }
 
   /// [rows, columns]
