@@ -7,16 +7,17 @@ import Testing
 @Suite("One prompt, many circumstances")
 struct ContinuityTests {
   /// - Parameter prompts: one prompt or several, as JSON.
-  private func body(_ prompts: String, tokens: Int = 32) -> String {
-    """
-    {"prompt": \(prompts), "max_tokens": \(tokens), "temperature": 0, "logprobs": 0, "ignore_eos": true, "return_tokens_as_token_ids": true}
-    """
+  private func complete(_ server: ServerProcess, _ prompts: String, tokens: Int = 32) throws -> Completion {
+    let body = """
+      {"prompt": \(prompts), "max_tokens": \(tokens), "temperature": 0, "logprobs": 0, "ignore_eos": true, "return_tokens_as_token_ids": true}
+      """
+    let answer = try Client(port: server.port).post("/v1/completions", body)
+    try #require(answer.status == 200, "\(answer.text)")
+    return try answer.json(Completion.self)
   }
 
   private func greedy(_ server: ServerProcess, _ ids: [Int]) throws -> (tokens: [Int], cached: Int) {
-    let answer = try Client(port: server.port).post("/v1/completions", body("\(ids)"))
-    try #require(answer.status == 200, "\(answer.text)")
-    let completion = try answer.json(Completion.self)
+    let completion = try complete(server, "\(ids)")
     return (completion.tokenIDs(), completion.usage?.prompt_tokens_details?.cached_tokens ?? 0)
   }
 
@@ -45,10 +46,8 @@ struct ContinuityTests {
     let strangers = (0..<8).map { n in (0..<20 + 9 * n).map { ($0 * 31 + n * 17) % 250 } }
     for prompt in try golden.prompts() {
       // One request, so that all are in the scheduler before its next step however slow this client is.
-      let all = strangers[..<4] + [prompt.ids] + strangers[4...] + [prompt.ids]
-      let answer = try Client(port: server.port).post("/v1/completions", body("\(Array(all))", tokens: 40))
-      try #require(answer.status == 200, "\(answer.text)")
-      let completion = try answer.json(Completion.self)
+      let all: [[Int]] = strangers[..<4] + [prompt.ids] + strangers[4...] + [prompt.ids]
+      let completion = try complete(server, "\(all)", tokens: 40)
       try #require(completion.choices.map(\.index) == Array(all.indices))
       for choice in all.indices { #expect(completion.tokenIDs(choice).count == 40) }
       for choice in [4, 9] { #expect(Array(completion.tokenIDs(choice).prefix(32)) == prompt.greedy_32) }
