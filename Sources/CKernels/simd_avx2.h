@@ -6,9 +6,10 @@ typedef struct { __m256 a, b; } vf;
 typedef struct { __m256i a, b; } vi;
 typedef vi vb;
 
-// SIGNED_WIDE: 8-bit weights stay signed, because maddubs would saturate with weights above 128.
-enum { DIRECT_TOKENS = 2, QUANT_TOKENS = 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, VALUE_ROWS = 2, DIRECT_VALUES = 0,
-       BYTE_ROWS = 1, PEAK_CHAINS = 6, SIGNED_WIDE = !QK_AVX_VNNI };
+// Products of bytes are added up in 16 bits where there is no VNNI (simd_body_dot.h).
+#define QK_PAIR_SUMS (!QK_AVX_VNNI)
+enum { DIRECT_TOKENS = 2, QUANT_TOKENS = QK_PAIR_SUMS ? 4 : 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, VALUE_ROWS = 2, DIRECT_VALUES = 0,
+       BYTE_ROWS = 1, PEAK_CHAINS = 6 };
 
 #define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
 #define EACH_I(expr_a, expr_b) ((vi){expr_a, expr_b})
@@ -175,7 +176,7 @@ INLINE vb b_where_bit(vb x, vb mask, uint8_t value) {
   const vb hit = b_and(x, mask);
   return b_and(EACH_I(_mm256_cmpeq_epi8(hit.a, mask.a), _mm256_cmpeq_epi8(hit.b, mask.b)), b_set1(value));
 }
-/// The packed layout's 8-bit weights, 128 too large, as signed ones: what i_dot wants for "wide" weights here.
+/// Bytes that are 128 too large as signed ones, and back.
 INLINE vb b_signed(vb x) {
   const __m256i top = _mm256_set1_epi8((char)0x80);
   return EACH_I(_mm256_xor_si256(x.a, top), _mm256_xor_si256(x.b, top));
@@ -257,19 +258,13 @@ INLINE vi i_dot8(vi acc, vi x, vi y) { return EACH_I(_mm256_dpbusd_avx_epi32(acc
 INLINE vi i_dot8_word(vi acc, vi x, const uint8_t *p) { return i_dot8(acc, x, i_set1((int32_t)qk_load32(p))); }
 
 /// acc + for each of 16 rows: 4 weights (unsigned) times 4 activations (signed).
-INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {
-  (void)wide;
-  return i_dot8(acc, w, i_set1(x));
-}
+INLINE vi i_dot(vi acc, vb w, int32_t x) { return i_dot8(acc, w, i_set1(x)); }
 #else
-INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, bool wide) {
-  // Wide: |w| <= 128 and |x| <= 127, so a pair sum is at most 32512. Narrow: w < 64, at most 16002. Neither saturates.
-  const __m256i pairs = wide ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-/// acc + for each of 16 rows: 4 weights (unsigned; signed if wide) times 4 activations (signed).
-INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {
-  const __m256i v = _mm256_set1_epi32(x);
-  return EACH_I(dot_half(acc.a, w.a, v, wide), dot_half(acc.b, w.b, v, wide));
-}
+/// Unsigned bytes times signed ones, pairs of products added up, saturated to 16 bits.
+INLINE vi b_dot_pairs(vb x, vb y) { return EACH_I(_mm256_maddubs_epi16(x.a, y.a), _mm256_maddubs_epi16(x.b, y.b)); }
+INLINE vb b_abs(vb x) { return EACH_I(_mm256_abs_epi8(x.a), _mm256_abs_epi8(x.b)); }
+/// x, with the sign of y.
+INLINE vb b_sign(vb x, vb y) { return EACH_I(_mm256_sign_epi8(x.a, y.a), _mm256_sign_epi8(x.b, y.b)); }
+/// Sums of 16-bit lanes.
+INLINE vi w_add(vi x, vi y) { return EACH_I(_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)); }
 #endif

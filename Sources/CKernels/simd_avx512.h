@@ -6,7 +6,8 @@ typedef __m512i vi;
 typedef __m512i vb;
 
 enum { DIRECT_TOKENS = 8, QUANT_TOKENS = 8, QUANT_GROUPS = QK_QUANT_GROUPS, DOT_CHAINS = 4, DOT_ROWS = 4, DOT_COLUMNS = 4, DOT_KEYS = 8, KEY_CHAINS = 2, VALUE_ROWS = 8, DIRECT_VALUES = 1,
-       BYTE_ROWS = 4, PEAK_CHAINS = 16, SIGNED_WIDE = 0 };
+       BYTE_ROWS = 4, PEAK_CHAINS = 16 };
+#define QK_PAIR_SUMS 0
 
 INLINE __mmask16 f_mask(qk_int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 INLINE vf f_load(const void *p) { return _mm512_loadu_ps(p); }
@@ -102,7 +103,7 @@ INLINE vb b_lookup(__m128i table, vb index) { return _mm512_shuffle_epi8(_mm512_
 INLINE vb b_shuffle4(vb a, __m128i index) { return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(index)); }
 /// `value` in the bytes that have a bit of mask, 0 elsewhere.
 INLINE vb b_where_bit(vb a, vb mask, uint8_t value) { return _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a, mask), b_set1(value)); }
-/// The packed layout's 8-bit weights, 128 too large, as signed ones.
+/// Bytes that are 128 too large as signed ones, and back.
 INLINE vb b_signed(vb a) { return _mm512_xor_si512(a, b_set1(0x80)); }
 
 /// The same bits, but the compiler does not know it.
@@ -179,7 +180,4 @@ INLINE vi i_dot8_word(vi acc, vi a, const uint8_t *p) {
 }
 
 /// acc + for each of 16 rows: 4 weights (unsigned) times 4 activations (signed).
-INLINE vi i_dot(vi acc, vb w, int32_t x, bool wide) {
-  (void)wide;
-  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
-}
+INLINE vi i_dot(vi acc, vb w, int32_t x) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)); }

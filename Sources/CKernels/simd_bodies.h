@@ -4,6 +4,7 @@
 #include "simd_body_int16.h"
 #include "simd_body_vector.h"
 #include "simd_body_exact.h"
+#include "simd_body_dot.h"
 #include "simd_body_unpack.h"
 #include "simd_body_quant.h"
 #include "simd_body_direct.h"

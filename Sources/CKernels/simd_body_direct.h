@@ -24,7 +24,7 @@ INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, q
     p += kind.minimum ? 64 : 32;
     const vb high = has_fifth ? b_load(p) : b_set1(0);
     p += has_fifth ? 64 : 0;
-    vi acc[DIRECT_TOKENS], other[DIRECT_TOKENS];
+    vi acc[DIRECT_TOKENS], other[DIRECT_TOKENS], pairs[2][DIRECT_TOKENS];
     for (int t = 0; t < tokens; t++) acc[t] = start_of(&x[t][b].offset, kind), other[t] = i_set1(0);
     UNROLL
     for (int j = 0; j < 4; j++) {
@@ -33,11 +33,11 @@ INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, q
       fetch(ahead, 4 + j, lines);
       quad_pair32(type, p, high, j, &a, &c);
       for (int t = 0; t < tokens; t++) {
-        acc[t] = i_dot(acc[t], a, (int32_t)qk_load32(x[t][b].q + 4 * j), kind.wide);
-        other[t] = i_dot(other[t], c, (int32_t)qk_load32(x[t][b].q + 4 * j + 16), kind.wide);
+        dot_add(&acc[t], &pairs[0][t], j, a, (int32_t)qk_load32(x[t][b].q + 4 * j), kind.bits);
+        dot_add(&other[t], &pairs[1][t], j, c, (int32_t)qk_load32(x[t][b].q + 4 * j + 16), kind.bits);
       }
     }
-    for (int t = 0; t < tokens; t++) acc[t] = i_add(acc[t], other[t]);
+    for (int t = 0; t < tokens; t++) acc[t] = i_add(dot_end(acc[t], pairs[0][t], kind.bits), dot_end(other[t], pairs[1][t], kind.bits));
     add_block32(sum, acc, x, b, scale, minimum, tokens, kind);
   }
   for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
@@ -55,7 +55,7 @@ INLINE void direct_nibbles_k(const uint8_t *group, const qk_act_block *const *x,
     unpack_super_scales(p, scale, minimum);
     for (int pair = 0; pair < 4; pair++) {
       const qk_int at = b + 2 * pair;
-      vi low[DIRECT_TOKENS], high[DIRECT_TOKENS];
+      vi low[DIRECT_TOKENS], high[DIRECT_TOKENS], pairs[2][DIRECT_TOKENS];
       for (int t = 0; t < tokens; t++) low[t] = high[t] = i_set1(0);
       UNROLL
       for (int j = 0; j < 8; j++) {
@@ -69,10 +69,11 @@ INLINE void direct_nibbles_k(const uint8_t *group, const qk_act_block *const *x,
           c = b_or(c, fifth_bit(bits, 2 * pair + 1));
         }
         for (int t = 0; t < tokens; t++) {
-          low[t] = i_dot(low[t], a, (int32_t)qk_load32(x[t][at].q + 4 * j), false);
-          high[t] = i_dot(high[t], c, (int32_t)qk_load32(x[t][at + 1].q + 4 * j), false);
+          dot_add(&low[t], &pairs[0][t], j, a, (int32_t)qk_load32(x[t][at].q + 4 * j), kind.bits);
+          dot_add(&high[t], &pairs[1][t], j, c, (int32_t)qk_load32(x[t][at + 1].q + 4 * j), kind.bits);
         }
       }
+      for (int t = 0; t < tokens; t++) low[t] = dot_end(low[t], pairs[0][t], kind.bits), high[t] = dot_end(high[t], pairs[1][t], kind.bits);
       ahead += 128 * lines;
       for (int h = 0; h < 2; h++)
         add_block32(sum, h ? high : low, x, at + h, f_load(scale + 16 * (2 * pair + h)), f_load(minimum + 16 * (2 * pair + h)), tokens, kind);
@@ -94,7 +95,7 @@ INLINE void direct_block16_k(const uint8_t *group, const qk_act_block *const *x,
     const vf d = f_of_f16(p);
     vf both[4][DIRECT_TOKENS];
     for (int h = 0; h < 2; h++) {
-      vi acc[4][DIRECT_TOKENS];
+      vi acc[4][DIRECT_TOKENS], pairs[4][DIRECT_TOKENS];
       UNROLL
       for (int i = 0; i < 4; i++)
         UNROLL
@@ -108,11 +109,13 @@ INLINE void direct_block16_k(const uint8_t *group, const qk_act_block *const *x,
         UNROLL
         for (int t = 0; t < tokens; t++)
           UNROLL
-          for (int i = 0; i < 4; i++) acc[i][t] = i_dot(acc[i][t], v[i], (int32_t)qk_load32(x[t][at + i].q + 4 * j), kind.wide);
+          for (int i = 0; i < 4; i++) dot_add(&acc[i][t], &pairs[i][t], j % 4, v[i], (int32_t)qk_load32(x[t][at + i].q + 4 * j), kind.bits);
       }
       UNROLL
       for (int i = 0; i < 4; i++) {
         const vf scale = f_mul(d, f_of_i8_column(column16(p + 32 + 16 * (2 * (at % 8 + i) + h))));
+        UNROLL
+        for (int t = 0; t < tokens; t++) acc[i][t] = dot_end(acc[i][t], pairs[i][t], kind.bits);
         UNROLL
         for (int t = 0; t < tokens; t++) both[i][t] = h ? f_fma(f_of_i(acc[i][t]), scale, both[i][t]) : f_mul(f_of_i(acc[i][t]), scale);
       }
@@ -138,13 +141,13 @@ INLINE int direct_tokens(qk_type type) { return type != QK_Q6_K ? DIRECT_TOKENS 
     const quant_kind kind = {__VA_ARGS__};                                                                                           \
     FOR_COUNT(tokens, DIRECT_STEP, body, type)                                                                                       \
   }
-DIRECT_MATMUL(direct_q4_0, direct_block32, QK_Q4_0, .shift = 4)
-DIRECT_MATMUL(direct_q5_0, direct_block32, QK_Q5_0, .shift = 3)
-DIRECT_MATMUL(direct_q4_1, direct_block32, QK_Q4_1, .minimum = true)
-DIRECT_MATMUL(direct_q5_1, direct_block32, QK_Q5_1, .minimum = true)
-DIRECT_MATMUL(direct_q4_k, direct_nibbles_k, QK_Q4_K, .minimum = true)
-DIRECT_MATMUL(direct_q5_k, direct_nibbles_k, QK_Q5_K, .minimum = true)
-DIRECT_MATMUL(direct_q6_k, direct_block16_k, QK_Q6_K, .shift = 2, .sub = 16)
+DIRECT_MATMUL(direct_q4_0, direct_block32, QK_Q4_0, .bits = 4)
+DIRECT_MATMUL(direct_q5_0, direct_block32, QK_Q5_0, .bits = 5)
+DIRECT_MATMUL(direct_q4_1, direct_block32, QK_Q4_1, .bits = 4, .minimum = true)
+DIRECT_MATMUL(direct_q5_1, direct_block32, QK_Q5_1, .bits = 5, .minimum = true)
+DIRECT_MATMUL(direct_q4_k, direct_nibbles_k, QK_Q4_K, .bits = 4, .minimum = true)
+DIRECT_MATMUL(direct_q5_k, direct_nibbles_k, QK_Q5_K, .bits = 5, .minimum = true)
+DIRECT_MATMUL(direct_q6_k, direct_block16_k, QK_Q6_K, .bits = 6, .sub = 16)
 
 /// What multiplies `tokens` tokens without an unpacked tile, in one or two passes; NULL: nothing that is faster.
 static direct_function direct_function_for(qk_type type, qk_int tokens) {

@@ -10,8 +10,7 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
   float *scales = (float *)(scratch + 2 * TILE_BYTES), *sums = scales + 4 * SCALES;
   const qk_int nb = w->columns / 32, tile_bytes = quant_tile_bytes(w->type), group_bytes = w->row_bytes * QK_ROW_GROUP;
   const int lines = lines_to_fetch(w->type, count);
-  int shift;
-  const quant_function run = quant_function_for(w->type, &shift);
+  const quant_function run = quant_function_for(w->type);
   // Few tokens read a Q8_0 row group in one go; many share pieces of it that stay in the first-level cache.
   // Scales per 16 columns need more registers than a pair of row groups leaves.
   const bool pairs = QUANT_GROUPS > 1 && count > QUANT_TOKENS && qk_format_of(w->type)->sub == 32;
@@ -30,7 +29,7 @@ static void quantised_tiles(const qk_matrix *w, qk_int begin, qk_int end, const 
       const qk_int beyond = groups > 1 && first + 8 * TILES_AHEAD >= nb ? group_bytes : 0;
       fetch_plan plan = {.lines = lines, .stride = 64 * lines};
       for (int g = 0; g < 2; g++) plan.at[g] = group + g * group_bytes + beyond + tile_at + ahead;
-      run(tile, groups, x, count, first, blocks, sums, &plan, shift);
+      run(tile, groups, x, count, first, blocks, sums, &plan);
     }
     for (int g = 0; g < groups; g++, i += QK_ROW_GROUP)
       for (qk_int t = 0; t < count; t++) f_storen(y + t * y_stride + i, f_load(sums + 16 * (g * QK_TOKEN_BLOCK + t)), end - i);

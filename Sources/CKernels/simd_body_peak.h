@@ -3,21 +3,27 @@
 // PEAK_CHAINS are independent sums, so that no instruction waits for the one before: as many as the registers hold.
 
 static qk_int v_peak_int8(qk_int rounds) {
+  enum { QUADS = QK_PAIR_SUMS ? 8 : 1 };  // as 4-bit weights, the fastest, are multiplied
   vi sum[PEAK_CHAINS];
   vb w = b_set1(1);
   for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = i_set1(i);
   for (qk_int n = 0; n < rounds; n++) {
+    vi pairs[PEAK_CHAINS];
     UNROLL
-    for (int i = 0; i < PEAK_CHAINS; i++) {
-      b_opaque(&w);  // else what the sums share would be done once
-      sum[i] = i_dot(sum[i], w, 0x01010101, false);
-    }
+    for (int j = 0; j < QUADS; j++)
+      UNROLL
+      for (int i = 0; i < PEAK_CHAINS; i++) {
+        b_opaque(&w);  // else what the sums share would be done once
+        dot_add(&sum[i], &pairs[i], j, w, 0x01010101, 4);
+      }
+    UNROLL
+    for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = dot_end(sum[i], pairs[i], 4);
     __asm__ volatile("" : "+r"(rounds));  // one round is done after the other
   }
   for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = i_add(sum[0], sum[i]);
   volatile int32_t kept = i_hsum(sum[0]);
   (void)kept;
-  return rounds * PEAK_CHAINS * 128;
+  return rounds * PEAK_CHAINS * QUADS * 128;
 }
 
 static qk_int v_peak_bf16(qk_int rounds) {

@@ -2,15 +2,15 @@
 // inside blocks of 32 (or 16), float sums over blocks in rising order, one chain per (row, token): the bits do not depend on how many tokens or
 // rows are computed together. Between tiles the sums rest in scratch.
 
-/// How a format's integers become numbers. `shift`: weights are stored 128 >> shift too large (if no minima).
+/// How a format's integers become numbers: `bits` of an unpacked weight, which is half of 2^bits too large unless there are minima.
 typedef struct quant_kind {
-  int sub, shift;
-  bool minimum, wide, scale_inside;
+  int sub, bits;
+  bool minimum, scale_inside;
 } quant_kind;
 
 INLINE vi start_of(const int32_t *offset, quant_kind kind) {
-  const bool none = kind.minimum || (SIGNED_WIDE && kind.wide);
-  return none ? i_set1(0) : i_sra(i_set1(*offset), kind.shift);
+  const bool none = kind.minimum || (QK_PAIR_SUMS && kind.bits == 8);
+  return none ? i_set1(0) : i_sra(i_set1(*offset), 8 - kind.bits);
 }
 
 /// Weights to fetch while a tile is multiplied: of each group (at most 2), `lines` cache lines per block, blocks `stride` bytes apart.
@@ -38,31 +38,32 @@ INLINE int chains_of(int sums) { return DOT_CHAINS == 1 || sums > 4 ? 1 : sums >
 INLINE void dot_quads(vi (*acc)[8], const uint8_t *const *q, const qk_act_block *const *x, qk_int at, int column, int quads, int groups,
                       int tokens, quant_kind kind, const uint8_t *ahead, int lines) {
   const int chains = chains_of(groups * tokens);
-  vi part[4][2][8];
+  vi part[4][2][8], pairs[2][8];
   for (int c = 1; c < chains; c++)
     for (int g = 0; g < groups; g++)
       for (int t = 0; t < tokens; t++) part[c][g][t] = i_set1(0);
   UNROLL
   for (int j = 0; j < quads; j++) {
     vb w[2];
-    if (groups == 1) {  // two have so much to do that a burst costs little, and so many sums that branches between would cost more
+    if (groups == 1 && !QK_PAIR_SUMS) {  // two have so much to do that a burst costs little, and so many sums that branches between would cost more
       fetch(ahead, j, lines);
       if (quads < 8 || j == 0) fetch(ahead, quads + j, lines);
     }
     for (int g = 0; g < groups; g++) {
       w[g] = b_load(q[g] + 64 * j);
-      if (SIGNED_WIDE && kind.scale_inside) w[g] = b_signed(w[g]);
+      if (QK_PAIR_SUMS && kind.scale_inside) w[g] = b_signed(w[g]);
     }
     for (int t = 0; t < tokens; t++)
       for (int g = 0; g < groups; g++) {
         vi *sum = j % chains == 0 ? &acc[g][t] : &part[j % chains][g][t];
-        *sum = i_dot(*sum, w[g], (int32_t)qk_load32(x[t][at].q + column + 4 * j), kind.wide);
+        dot_add(sum, &pairs[g][t], j, w[g], (int32_t)qk_load32(x[t][at].q + column + 4 * j), kind.bits);
       }
   }
   for (int g = 0; g < groups; g++)
     for (int t = 0; t < tokens; t++) {
       if (chains == 4) part[2][g][t] = i_add(part[2][g][t], part[3][g][t]), acc[g][t] = i_add(acc[g][t], part[2][g][t]);
       if (chains > 1) acc[g][t] = i_add(acc[g][t], part[1][g][t]);
+      acc[g][t] = dot_end(acc[g][t], pairs[g][t], kind.bits);
     }
 }
 
@@ -113,7 +114,7 @@ INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk
     const uint8_t *q[2] = {tile[0].q + b * tile[0].stride, tile[groups - 1].q + b * tile[groups - 1].stride};
     const qk_int at = first + b;
     const uint8_t *ahead = plan.at[0] + b * plan.stride;
-    for (int g = 0; groups > 1 && g < groups; g++)
+    for (int g = 0; (groups > 1 || QK_PAIR_SUMS) && g < groups; g++)
       for (int i = 0; i < plan.lines; i++) _mm_prefetch((const char *)plan.at[g] + b * plan.stride + 64 * i, _MM_HINT_T1);
     if (kind.sub != 32) {
       add_block16(sum, tile, q, x, b, at, groups, tokens, kind, ahead, plan.lines);
@@ -153,34 +154,36 @@ INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, q
 }
 
 /// One function per kind of format and number of groups, so that the micro-kernels are specialised.
-#define QUANT_MATMUL(name, constant_shift, ...)                                                                                      \
+#define QUANT_MATMUL(name, ...)                                                                                      \
   static void name(const quant_tile *tile, int groups, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks,     \
-                   float *sums, const fetch_plan *plan, int shift) {                                                                 \
-    const quant_kind kind = {.shift = constant_shift, __VA_ARGS__};                                                                  \
-    (void)shift;                                                                                                                     \
+                   float *sums, const fetch_plan *plan) {                                                                            \
+    const quant_kind kind = {__VA_ARGS__};                                                                                           \
     if (groups > 1 && QUANT_GROUPS > 1 && kind.sub == 32) quant_tokens(tile, x, tokens, first, blocks, sums, *plan, QUANT_GROUPS, kind); \
     else quant_tokens(tile, x, tokens, first, blocks, sums, *plan, 1, kind);                                                         \
   }
-QUANT_MATMUL(matmul_q8_0, 0, .sub = 32, .wide = true, .scale_inside = true)
-QUANT_MATMUL(matmul_iq4, 0, .sub = 32, .wide = true)
-QUANT_MATMUL(matmul_symmetric32, shift, .sub = 32)
-QUANT_MATMUL(matmul_minimum32, 0, .sub = 32, .minimum = true)
-QUANT_MATMUL(matmul_symmetric16, shift, .sub = 16)
-QUANT_MATMUL(matmul_minimum16, 0, .sub = 16, .minimum = true)
+QUANT_MATMUL(matmul_q8_0, .sub = 32, .bits = 8, .scale_inside = true)
+QUANT_MATMUL(matmul_iq4, .sub = 32, .bits = 8)
+QUANT_MATMUL(matmul_q4_0, .sub = 32, .bits = 4)
+QUANT_MATMUL(matmul_q5_0, .sub = 32, .bits = 5)
+QUANT_MATMUL(matmul_q4_minimum, .sub = 32, .bits = 4, .minimum = true)
+QUANT_MATMUL(matmul_q5_minimum, .sub = 32, .bits = 5, .minimum = true)
+QUANT_MATMUL(matmul_q2_k, .sub = 16, .bits = 2, .minimum = true)
+QUANT_MATMUL(matmul_q3_k, .sub = 16, .bits = 3)
+QUANT_MATMUL(matmul_q6_k, .sub = 16, .bits = 6)
 
-typedef void (*quant_function)(const quant_tile *, int, const qk_act_block *const *, qk_int, qk_int, qk_int, float *, const fetch_plan *, int);
+typedef void (*quant_function)(const quant_tile *, int, const qk_act_block *const *, qk_int, qk_int, qk_int, float *, const fetch_plan *);
 
-static quant_function quant_function_for(qk_type type, int *shift) {
-  *shift = 0;
+static quant_function quant_function_for(qk_type type) {
   switch (type) {
     case QK_Q8_0: return matmul_q8_0;
     case QK_IQ4_NL: case QK_IQ4_XS: return matmul_iq4;
-    case QK_Q4_0: *shift = 4; return matmul_symmetric32;
-    case QK_Q5_0: *shift = 3; return matmul_symmetric32;
-    case QK_Q6_K: *shift = 2; return matmul_symmetric16;
-    case QK_Q3_K: *shift = 5; return matmul_symmetric16;
-    case QK_Q2_K: return matmul_minimum16;
-    default: return matmul_minimum32;
+    case QK_Q4_0: return matmul_q4_0;
+    case QK_Q5_0: return matmul_q5_0;
+    case QK_Q5_1: case QK_Q5_K: return matmul_q5_minimum;
+    case QK_Q2_K: return matmul_q2_k;
+    case QK_Q3_K: return matmul_q3_k;
+    case QK_Q6_K: return matmul_q6_k;
+    default: return matmul_q4_minimum;
   }
 }
 

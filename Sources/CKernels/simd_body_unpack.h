@@ -1,5 +1,5 @@
 // Private body, compiled once per ISA: up to 256 columns of a packed group (16 rows) to bytes that i_dot eats, with float
-// scales and minima per row. Packed fields: see formats.c. "Wide" formats (8-bit weights) are signed only where they must be.
+// scales and minima per row. Packed fields: see formats.c.
 
 enum { TILE_COLUMNS = 256 };
 
@@ -54,10 +54,10 @@ INLINE void unpack_iq4_32(const uint8_t *qs, __m128i table, uint8_t *out) {
   }
 }
 
-/// The code book, as i_dot wants wide weights: signed, or 128 larger.
+/// The code book, as dot_add wants 8-bit weights: 128 larger, or signed.
 INLINE __m128i iq4_table(void) {
   const __m128i t = column16((const uint8_t *)qk_iq4_values);
-  return SIGNED_WIDE ? t : _mm_xor_si128(t, _mm_set1_epi8((char)0x80));
+  return QK_PAIR_SUMS ? t : _mm_xor_si128(t, _mm_set1_epi8((char)0x80));
 }
 
 /// 12 columns of packed 6-bit scales and minima (Q4_K, Q5_K), 16 rows at once.

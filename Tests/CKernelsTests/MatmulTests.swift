@@ -16,16 +16,17 @@ private final class Problem {
   var packed = qk_matrix()
   var values: [Float]  // [rows, columns]
 
-  init(_ type: qk_type, rows: Int, columns: Int, tokens: Int, seed: UInt64) {
+  /// `weightBits`: what all bytes of a block are but its float16 scales; `activation`: what all of x is. Without: random.
+  init(_ type: qk_type, rows: Int, columns: Int, tokens: Int, seed: UInt64, weightBits: UInt8? = nil, activation: Float? = nil) {
     var random = Random(seed)
     (self.type, self.rows, self.columns, self.tokens) = (type, rows, columns, tokens)
-    x = random.normals(tokens * columns)
+    x = activation.map { [Float](repeating: $0, count: tokens * columns) } ?? random.normals(tokens * columns)
     scales = (0..<((rows + 127) / 128 + 1) * ((columns + 127) / 128)).map { _ in 0.5 + random.unit() }
     file = Memory(rows * qk_row_bytes(type, columns))
     packedMemory = Memory(qk_packed_bytes(type, rows, columns))
     scratch = Memory(qk_matmul_scratch_bytes(columns))
     values = [Float](repeating: 0, count: rows * columns)
-    fillWithRandomWeights(file, type: type, &random)
+    fillWithRandomWeights(file, type: type, bits: weightBits, &random)
     if type == QK_INT16 { fillWithIntegerRows(file, rows: rows, columns: columns, &random) }
     let base = scales.withUnsafeMutableBufferPointer { $0.baseAddress }  // the array is never changed again
     exact = qk_file_matrix(type, file.base, rows, columns, type == QK_F8_E4M3 ? UnsafePointer(base) : nil)
@@ -74,8 +75,8 @@ private final class Problem {
   }
 }
 
-/// Random bytes with sane float16 scales, or random numbers.
-private func fillWithRandomWeights(_ memory: Memory, type: qk_type, _ random: inout Random) {
+/// Random bytes, or the one given, with sane float16 scales, or random numbers.
+private func fillWithRandomWeights(_ memory: Memory, type: qk_type, bits: UInt8? = nil, _ random: inout Random) {
   let f16Fields: [UInt32: [Int]] = [
     2: [0], 3: [0, 2], 6: [0], 7: [0, 2], 8: [0], 10: [80, 82], 11: [108], 12: [0, 2], 13: [0, 2], 14: [208], 20: [0], 23: [0],
   ]
@@ -89,7 +90,7 @@ private func fillWithRandomWeights(_ memory: Memory, type: qk_type, _ random: in
     case QK_F8_E4M3: at.storeBytes(of: UInt8(random.below(0x7F)) | UInt8(random.below(2)) << 7, as: UInt8.self)
     case QK_INT16: break  // filled row by row
     default:
-      for b in 0..<elementBytes { at.storeBytes(of: UInt8(truncatingIfNeeded: random.bits()), toByteOffset: b, as: UInt8.self) }
+      for b in 0..<elementBytes { at.storeBytes(of: bits ?? UInt8(truncatingIfNeeded: random.bits()), toByteOffset: b, as: UInt8.self) }
       for field in f16Fields[type.rawValue] ?? [] {
         at.storeBytes(of: UInt16(0x2000 + random.below(0x800)) | UInt16(random.below(2)) << 15, toByteOffset: field, as: UInt16.self)
       }
@@ -152,6 +153,20 @@ private let productTypes = allTypes + [QK_INT16]
           let scale = zip(y, oracle).reduce(Float(1e-20)) { max($0, abs($1.1)) }
           let difference = zip(y, oracle).reduce(Float(0)) { max($0, abs($1.0 - $1.1)) }
           #expect(difference <= scale * 2e-5, "\(variantName(variant)) type \(rawType) \(rows)x\(columns)x\(tokens): \(difference / scale)")
+        }
+      }
+    }
+  }
+
+  /// All weights and activations as large as they can be, of either sign: no sum inside a block overflows.
+  @Test(arguments: productTypes.filter { qk_activation_for($0) == QK_ACT_Q8 }.map(\.rawValue)) func largestSums(rawType: UInt32) {
+    let type = qk_type(rawValue: rawType)
+    for (bits, activation) in [(0xFF, 1), (0xFF, -1), (0, 1), (0, -1), (0x80, 1), (0x80, -1), (0x7F, -1)] as [(UInt8, Float)] {
+      for tokens in [1, 2, 3, 4, 9] {
+        let p = Problem(type, rows: 33, columns: 256, tokens: tokens, seed: 7, weightBits: bits, activation: activation)
+        for variant in allVariants {
+          let error = p.relativeError(p.product(variant, fast: true, tokens: 0..<tokens))
+          #expect(error < 1e-5, "\(variantName(variant)) type \(rawType), bytes \(bits) x \(activation), \(tokens) tokens: \(error)")
         }
       }
     }
