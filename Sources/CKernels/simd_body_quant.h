@@ -45,7 +45,8 @@ INLINE void dot_quads(vi (*acc)[8], const uint8_t *const *q, const qk_act_block 
   UNROLL
   for (int j = 0; j < quads; j++) {
     vb w[2];
-    if (groups == 1 && !QK_PAIR_SUMS) {  // two have so much to do that a burst costs little, and so many sums that branches between would cost more
+    // Two have so much to do that a burst costs little, and so many sums that branches between would cost more; so has one without VNNI.
+    if (groups == 1 && !QK_PAIR_SUMS) {
       fetch(ahead, j, lines);
       if (quads < 8 || j == 0) fetch(ahead, quads + j, lines);
     }
@@ -154,7 +155,7 @@ INLINE void quant_tokens(const quant_tile *tile, const qk_act_block *const *x, q
 }
 
 /// One function per kind of format and number of groups, so that the micro-kernels are specialised.
-#define QUANT_MATMUL(name, ...)                                                                                      \
+#define QUANT_MATMUL(name, ...)                                                                                                      \
   static void name(const quant_tile *tile, int groups, const qk_act_block *const *x, qk_int tokens, qk_int first, qk_int blocks,     \
                    float *sums, const fetch_plan *plan) {                                                                            \
     const quant_kind kind = {__VA_ARGS__};                                                                                           \
