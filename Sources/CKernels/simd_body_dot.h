@@ -1,7 +1,7 @@
 // Private body, compiled once per ISA: sums of products of weights (unsigned bytes) with int8 activations inside a block. With VNNI one
 // instruction multiplies and adds up in 32 bits. Without, two products of bytes are added up in 16 bits, where more such sums fit the narrower
-// the weights are; only then are they widened [M: one core of Zen 3, GOP/s with 64 tokens, each pair widened at once and so: Q4_K 97, 163;
-// Q5_0 95, 150; Q6_K 112, 120].
+// the weights are; only then are they widened [M: one core of Zen 3, GOP/s with 64 tokens, each pair widened at once and so: Q4_K 97, 160;
+// Q5_0 95, 148; Q6_K 112, 120].
 
 #if QK_PAIR_SUMS
 
@@ -9,6 +9,7 @@
 INLINE int quads_of_sum(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : 2; }
 
 /// The same sum. The compiler would bring the additions of a block into another order, for which it would have to set aside most of the weights.
+/// Not volatile as b_opaque is: after each of those it would read the pointers to the activations again.
 INLINE void keep_order(vi *x) { __asm__("" : "+x"(x->a), "+x"(x->b)); }
 
 /// sum + the pairs that are in 16 bits.

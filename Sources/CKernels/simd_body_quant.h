@@ -31,6 +31,10 @@ INLINE void fetch(const uint8_t *ahead, int line, int lines) {
   if (line < lines) _mm_prefetch((const char *)ahead + 64 * line, FETCH_HINT);
 }
 
+/// Whether a block's lines are fetched before its products in place of between them. Two groups have so much to do that a burst costs little, and
+/// so many sums that branches between would cost more; so has one without VNNI.
+INLINE bool fetches_in_bursts(int groups) { return groups > 1 || QK_PAIR_SUMS; }
+
 /// Independent sums per token, so that few tokens do not wait for the dot product's latency. Integers: the order changes nothing.
 INLINE int chains_of(int sums) { return DOT_CHAINS == 1 || sums > 4 ? 1 : sums > 2 ? 2 : 4; }
 
@@ -45,8 +49,7 @@ INLINE void dot_quads(vi (*acc)[8], const uint8_t *const *q, const qk_act_block 
   UNROLL
   for (int j = 0; j < quads; j++) {
     vb w[2];
-    // Two have so much to do that a burst costs little, and so many sums that branches between would cost more; so has one without VNNI.
-    if (groups == 1 && !QK_PAIR_SUMS) {
+    if (!fetches_in_bursts(groups)) {
       fetch(ahead, j, lines);
       if (quads < 8 || j == 0) fetch(ahead, quads + j, lines);
     }
@@ -115,7 +118,7 @@ INLINE void quant_micro(const quant_tile *tile, const qk_act_block *const *x, qk
     const uint8_t *q[2] = {tile[0].q + b * tile[0].stride, tile[groups - 1].q + b * tile[groups - 1].stride};
     const qk_int at = first + b;
     const uint8_t *ahead = plan.at[0] + b * plan.stride;
-    for (int g = 0; (groups > 1 || QK_PAIR_SUMS) && g < groups; g++)
+    for (int g = 0; fetches_in_bursts(groups) && g < groups; g++)
       for (int i = 0; i < plan.lines; i++) _mm_prefetch((const char *)plan.at[g] + b * plan.stride + 64 * i, _MM_HINT_T1);
     if (kind.sub != 32) {
       add_block16(sum, tile, q, x, b, at, groups, tokens, kind, ahead, plan.lines);

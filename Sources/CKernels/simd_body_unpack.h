@@ -1,4 +1,4 @@
-// Private body, compiled once per ISA: up to 256 columns of a packed group (16 rows) to bytes that i_dot eats, with float
+// Private body, compiled once per ISA: up to 256 columns of a packed group (16 rows) to bytes that dot_add eats, with float
 // scales and minima per row. Packed fields: see formats.c.
 
 enum { TILE_COLUMNS = 256 };

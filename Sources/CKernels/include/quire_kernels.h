@@ -221,7 +221,8 @@ typedef struct qk_kernels {
   void (*attention_finish)(const qk_softmax_state *s, qk_int rows, qk_int width, float *out, qk_int out_stride);
 
   /// Keeps the arithmetic units busy, without memory: `rounds` times the dot product instruction of quantised (int8), bfloat16 and int16
-  /// products. Returns the operations done (a multiplication and an addition are two). For rooflines.
+  /// products; without VNNI, int8 as 4-bit weights are multiplied, which is the fastest. Returns the operations done (a multiplication
+  /// and an addition are two). For rooflines.
   qk_int (*peak_int8)(qk_int rounds);
   qk_int (*peak_bf16)(qk_int rounds);
   qk_int (*peak_int16)(qk_int rounds);
