@@ -8,7 +8,7 @@ typedef vi vb;
 
 // Products of bytes are added up in 16 bits where there is no VNNI (simd_body_dot.h).
 #define QK_PAIR_SUMS (!QK_AVX_VNNI)
-enum { DIRECT_TOKENS = 2, QUANT_TOKENS = QK_PAIR_SUMS ? 4 : 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, VALUE_ROWS = 2, DIRECT_VALUES = 0,
+enum { DIRECT_TOKENS = QK_PAIR_SUMS ? 4 : 2, QUANT_TOKENS = QK_PAIR_SUMS ? 4 : 2, QUANT_GROUPS = 1, DOT_CHAINS = 1, DOT_ROWS = 2, DOT_COLUMNS = 2, DOT_KEYS = 4, KEY_CHAINS = 1, VALUE_ROWS = 2, DIRECT_VALUES = 0,
        BYTE_ROWS = 1, PEAK_CHAINS = 6 };
 
 #define EACH_F(expr_a, expr_b) ((vf){expr_a, expr_b})
