@@ -18,15 +18,11 @@ INLINE vb quad_of(packed_block p, int j, const qk_type type) {
       return type == QK_Q4_K ? w : b_or(w, b_where_bit(b_load(p.bits + 64 * j), b_set1((uint8_t)(1 << p.fifth)), 16));
     }
     case QK_Q6_K: {
-      const int i = p.place;
-      const vb v = b_load(p.nibbles + 64 * (8 * (i % 2) + j)), high = b_load(p.bits + 64 * j);
-      return b_or(i < 2 ? b_and(v, b_set1(15)) : b_right(v, 4, 15),
-                  i < 2 ? b_left(high, 4 - 2 * i, 0x30) : i == 2 ? b_and(high, b_set1(0x30)) : b_right(high, 2, 0x30));
+      vb v[4];
+      quads_q6_k(p.nibbles + 64 * j, p.bits + 64 * j, v);
+      return v[p.place];
     }
-    default: {
-      const vb v = b_load(p.nibbles + 64 * (j % 4)), w = j < 4 ? b_and(v, b_set1(15)) : b_right(v, 4, 15);
-      return type == QK_Q4_0 || type == QK_Q4_1 ? w : b_or(w, fifth_bits_of_quad(b_load(p.bits), j));
-    }
+    default: return quad32(type, p.nibbles, b_load(p.bits), j);
   }
 }
 

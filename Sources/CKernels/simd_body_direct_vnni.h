@@ -1,16 +1,5 @@
 // Private body, compiled for every ISA with VNNI: weights of a row group unpacked in registers, several blocks' quads from one load.
 
-/// Quads j and j + 4 of a block of 32.
-INLINE void quad_pair32(qk_type type, const uint8_t *qs, vb high, int j, vb *low_quad, vb *high_quad) {
-  const vb v = b_load(qs + 64 * j);
-  *low_quad = b_and(v, b_set1(15));
-  *high_quad = b_right(v, 4, 15);
-  if (type == QK_Q5_0 || type == QK_Q5_1) {
-    *low_quad = b_or(*low_quad, fifth_bits_of_quad(high, j));
-    *high_quad = b_or(*high_quad, fifth_bits_of_quad(high, j + 4));
-  }
-}
-
 /// All columns of a row group for a few tokens.
 INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, qk_int nb, float *sums, const fetch_share *share, const int tokens,
                            const qk_type type, const quant_kind kind) {
@@ -24,20 +13,19 @@ INLINE void direct_block32(const uint8_t *group, const qk_act_block *const *x, q
     p += kind.minimum ? 64 : 32;
     const vb high = has_fifth ? b_load(p) : b_set1(0);
     p += has_fifth ? 64 : 0;
-    vi acc[DIRECT_TOKENS], other[DIRECT_TOKENS], pairs[2][DIRECT_TOKENS];
+    vi acc[DIRECT_TOKENS], other[DIRECT_TOKENS];
     for (int t = 0; t < tokens; t++) acc[t] = start_of(&x[t][b].offset, kind), other[t] = i_set1(0);
     UNROLL
     for (int j = 0; j < 4; j++) {
-      vb a, c;
       fetch(ahead, j, lines);
       fetch(ahead, 4 + j, lines);
-      quad_pair32(type, p, high, j, &a, &c);
+      const vb a = quad32(type, p, high, j), c = quad32(type, p, high, j + 4);
       for (int t = 0; t < tokens; t++) {
-        dot_add(&acc[t], &pairs[0][t], j, a, (int32_t)qk_load32(x[t][b].q + 4 * j), kind.bits);
-        dot_add(&other[t], &pairs[1][t], j, c, (int32_t)qk_load32(x[t][b].q + 4 * j + 16), kind.bits);
+        acc[t] = i_dot(acc[t], a, (int32_t)qk_load32(x[t][b].q + 4 * j));
+        other[t] = i_dot(other[t], c, (int32_t)qk_load32(x[t][b].q + 4 * j + 16));
       }
     }
-    for (int t = 0; t < tokens; t++) acc[t] = i_add(dot_end(acc[t], pairs[0][t], kind.bits), dot_end(other[t], pairs[1][t], kind.bits));
+    for (int t = 0; t < tokens; t++) acc[t] = i_add(acc[t], other[t]);
     add_block32(sum, acc, x, b, scale, minimum, tokens, kind);
   }
   for (int t = 0; t < tokens; t++) f_store(sums + 16 * t, sum[t]);
@@ -56,7 +44,7 @@ INLINE void direct_nibbles_k(const uint8_t *group, const qk_act_block *const *x,
     unpack_super_scales(p, scale, minimum);
     for (int pair = 0; pair < 4; pair++) {
       const qk_int at = b + 2 * pair;
-      vi low[DIRECT_TOKENS], high[DIRECT_TOKENS], pairs[2][DIRECT_TOKENS];
+      vi low[DIRECT_TOKENS], high[DIRECT_TOKENS];
       for (int t = 0; t < tokens; t++) low[t] = high[t] = i_set1(0);
       UNROLL
       for (int j = 0; j < 8; j++) {
@@ -70,11 +58,10 @@ INLINE void direct_nibbles_k(const uint8_t *group, const qk_act_block *const *x,
           c = b_or(c, fifth_bit(bits, 2 * pair + 1));
         }
         for (int t = 0; t < tokens; t++) {
-          dot_add(&low[t], &pairs[0][t], j, a, (int32_t)qk_load32(x[t][at].q + 4 * j), kind.bits);
-          dot_add(&high[t], &pairs[1][t], j, c, (int32_t)qk_load32(x[t][at + 1].q + 4 * j), kind.bits);
+          low[t] = i_dot(low[t], a, (int32_t)qk_load32(x[t][at].q + 4 * j));
+          high[t] = i_dot(high[t], c, (int32_t)qk_load32(x[t][at + 1].q + 4 * j));
         }
       }
-      for (int t = 0; t < tokens; t++) low[t] = dot_end(low[t], pairs[0][t], kind.bits), high[t] = dot_end(high[t], pairs[1][t], kind.bits);
       ahead += 128 * lines;
       for (int h = 0; h < 2; h++)
         add_block32(sum, h ? high : low, x, at + h, f_load(scale + 16 * (2 * pair + h)), f_load(minimum + 16 * (2 * pair + h)), tokens, kind);
@@ -97,7 +84,7 @@ INLINE void direct_block16_k(const uint8_t *group, const qk_act_block *const *x,
     const vf d = f_of_f16(p);
     vf both[4][DIRECT_TOKENS];
     for (int h = 0; h < 2; h++) {
-      vi acc[4][DIRECT_TOKENS], pairs[4][DIRECT_TOKENS];
+      vi acc[4][DIRECT_TOKENS];
       UNROLL
       for (int i = 0; i < 4; i++)
         UNROLL
@@ -111,13 +98,11 @@ INLINE void direct_block16_k(const uint8_t *group, const qk_act_block *const *x,
         UNROLL
         for (int t = 0; t < tokens; t++)
           UNROLL
-          for (int i = 0; i < 4; i++) dot_add(&acc[i][t], &pairs[i][t], j % 4, v[i], (int32_t)qk_load32(x[t][at + i].q + 4 * j), kind.bits);
+          for (int i = 0; i < 4; i++) acc[i][t] = i_dot(acc[i][t], v[i], (int32_t)qk_load32(x[t][at + i].q + 4 * j));
       }
       UNROLL
       for (int i = 0; i < 4; i++) {
         const vf scale = f_mul(d, f_of_i8_column(column16(p + 32 + 16 * (2 * (at % 8 + i) + h))));
-        UNROLL
-        for (int t = 0; t < tokens; t++) acc[i][t] = dot_end(acc[i][t], pairs[i][t], kind.bits);
         UNROLL
         for (int t = 0; t < tokens; t++) both[i][t] = h ? f_fma(f_of_i(acc[i][t]), scale, both[i][t]) : f_mul(f_of_i(acc[i][t]), scale);
       }

@@ -21,6 +21,12 @@ INLINE vb fifth_bits_of_quad(vb words, int j) {
   return b_where_bit(b_shuffle4(words, byte), b_set4(j % 2 ? 0x80402010u : 0x08040201u), 16);
 }
 
+/// Quad j of a block of 32 whose nibbles are at `qs`; `high`: its fifth bits, if the type has them.
+INLINE vb quad32(qk_type type, const uint8_t *qs, vb high, int j) {
+  const vb v = b_load(qs + 64 * (j % 4)), w = j < 4 ? b_and(v, b_set1(15)) : b_right(v, 4, 15);
+  return type == QK_Q5_0 || type == QK_Q5_1 ? b_or(w, fifth_bits_of_quad(high, j)) : w;
+}
+
 INLINE void unpack_nibbles32(const uint8_t *qs, uint8_t *out) {
   for (int j = 0; j < 4; j++) {
     const vb v = b_load(qs + 64 * j);
