@@ -48,6 +48,14 @@ const qk_kernels *qk_kernels_named(const char *name) {
   return NULL;
 }
 
+const qk_kernels *qk_kernels_unchecked(const char *name) {
+  static const qk_kernels *const tables[] = {&qk_table_avx2,       &qk_table_avxvnni,     &qk_table_avx512,
+                                             &qk_table_avx512bf16, &qk_table_avx512zen4, &qk_table_avx512zen5};
+  for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+    if (strcmp(name, tables[i]->name) == 0) return tables[i];
+  return NULL;
+}
+
 const qk_kernels *qk_kernels_best(void) {
   const char *wanted = getenv("QUIRE_KERNELS");
   const qk_kernels *k = wanted ? qk_kernels_named(wanted) : NULL;

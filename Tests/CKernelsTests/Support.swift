@@ -41,10 +41,20 @@ let allTypes: [qk_type] = [
   QK_Q6_K, QK_IQ4_XS,
 ]
 
-/// The variants this CPU has; the scalar one is first.
-nonisolated(unsafe) let allVariants: [UnsafePointer<qk_kernels>] = [
-  qk_kernels_scalar(), qk_kernels_avx2(), qk_kernels_avxvnni(), qk_kernels_avx512(), qk_kernels_avx512bf16(),
-  qk_kernels_avx512zen4(), qk_kernels_avx512zen5(),
-].compactMap { $0 }
+/// The variants this CPU has, and those named in QUIRE_EMULATED, whose instructions Tests/Emulation/run supplies; the scalar one is first.
+nonisolated(unsafe) let allVariants: [UnsafePointer<qk_kernels>] =
+  [
+    qk_kernels_scalar(), qk_kernels_avx2(), qk_kernels_avxvnni(), qk_kernels_avx512(), qk_kernels_avx512bf16(),
+    qk_kernels_avx512zen4(), qk_kernels_avx512zen5(),
+  ].compactMap { $0 } + emulatedVariants
 
+private nonisolated(unsafe) let emulatedVariants: [UnsafePointer<qk_kernels>] = {
+  let names = getenv("QUIRE_EMULATED").map { String(cString: $0) } ?? ""
+  return names.split(separator: ",").map { name in
+    guard let variant = qk_kernels_unchecked(String(name)) else { fatalError("QUIRE_EMULATED: \(name): there is no such variant") }
+    return variant
+  }
+}()
+
+func isEmulated(_ k: UnsafePointer<qk_kernels>) -> Bool { emulatedVariants.contains(k) }
 func variantName(_ k: UnsafePointer<qk_kernels>) -> String { String(cString: k.pointee.name) }
