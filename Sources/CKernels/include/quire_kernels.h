@@ -239,7 +239,8 @@ const qk_kernels *_Nullable qk_kernels_avx512zen4(void); // the same instruction
 const qk_kernels *_Nullable qk_kernels_avx512zen5(void); // and Zen 5; run wherever qk_kernels_avx512bf16 does
 /// The variant named ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "avx512zen4", "avx512zen5"); NULL if unknown or not on this CPU.
 const qk_kernels *_Nullable qk_kernels_named(const char *name);
-/// The same whether or not this CPU has the instructions, for tests where those it lacks are emulated (Tests/Emulation); NULL if unknown.
+/// The vector variant named, whether or not this CPU has its instructions; NULL if unknown. For tests where those it lacks are emulated
+/// (Tests/Emulation).
 const qk_kernels *_Nullable qk_kernels_unchecked(const char *name);
 /// The widest, or what the environment variable QUIRE_KERNELS names if this CPU has it.
 const qk_kernels *qk_kernels_best(void);
