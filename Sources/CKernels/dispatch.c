@@ -37,23 +37,34 @@ static const qk_kernels *kernels_of_zen(void) {
   return __builtin_cpu_supports("avxvnni") ? qk_kernels_avx512zen5() : qk_kernels_avx512zen4();
 }
 
-const qk_kernels *qk_kernels_named(const char *name) {
-  if (strcmp(name, "scalar") == 0) return qk_kernels_scalar();
-  if (strcmp(name, "avx2") == 0) return qk_kernels_avx2();
-  if (strcmp(name, "avxvnni") == 0) return qk_kernels_avxvnni();
-  if (strcmp(name, "avx512") == 0) return qk_kernels_avx512();
-  if (strcmp(name, "avx512bf16") == 0) return qk_kernels_avx512bf16();
-  if (strcmp(name, "avx512zen4") == 0) return qk_kernels_avx512zen4();
-  if (strcmp(name, "avx512zen5") == 0) return qk_kernels_avx512zen5();
+typedef struct vector_variant {
+  const qk_kernels *table;
+  const qk_kernels *(*if_present)(void);  // NULL on a CPU without its instructions
+} vector_variant;
+
+static const vector_variant *vector_variant_named(const char *name) {
+  static const vector_variant variants[] = {
+      {&qk_table_avx2, qk_kernels_avx2},
+      {&qk_table_avxvnni, qk_kernels_avxvnni},
+      {&qk_table_avx512, qk_kernels_avx512},
+      {&qk_table_avx512bf16, qk_kernels_avx512bf16},
+      {&qk_table_avx512zen4, qk_kernels_avx512zen4},
+      {&qk_table_avx512zen5, qk_kernels_avx512zen5},
+  };
+  for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+    if (strcmp(name, variants[i].table->name) == 0) return &variants[i];
   return NULL;
 }
 
+const qk_kernels *qk_kernels_named(const char *name) {
+  if (strcmp(name, "scalar") == 0) return qk_kernels_scalar();
+  const vector_variant *v = vector_variant_named(name);
+  return v ? v->if_present() : NULL;
+}
+
 const qk_kernels *qk_kernels_unchecked(const char *name) {
-  static const qk_kernels *const tables[] = {&qk_table_avx2,       &qk_table_avxvnni,     &qk_table_avx512,
-                                             &qk_table_avx512bf16, &qk_table_avx512zen4, &qk_table_avx512zen5};
-  for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-    if (strcmp(name, tables[i]->name) == 0) return tables[i];
-  return NULL;
+  const vector_variant *v = vector_variant_named(name);
+  return v ? v->table : NULL;
 }
 
 const qk_kernels *qk_kernels_best(void) {
